@@ -1,0 +1,51 @@
+"""Every Prometheus metric of the agent, on a registry of its own that is passed in, never a global.
+
+A drop is always a counter with a reason; the reasons are closed lists (`GapReason`, the decoders' fault names), and no
+label ever carries patient data. Bed ids are labels only where a ward's size bounds them.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """The agent's metrics. ``transport`` is ``mqtt``, ``hl7`` or ``replay``; ``sink`` is ``mqtt`` or ``hl7``."""
+
+    def __init__(self) -> None:
+        r = self.registry = CollectorRegistry()
+        self.messages = Counter("deepecg_messages", "Messages read", ["transport"], registry=r)
+        self.faults = Counter("deepecg_faults", "Messages or channels refused", ["transport", "reason"], registry=r)
+        self.duplicates = Counter("deepecg_duplicates", "Blocks that came again", ["transport"], registry=r)
+        self.sequence_gaps = Counter("deepecg_sequence_gaps", "Blocks missing by sequence", ["transport"], registry=r)
+        self.connections = Gauge("deepecg_connections", "Open inbound connections", ["transport"], registry=r)
+        self.reconnects = Counter("deepecg_reconnects", "Connections made anew", ["peer"], registry=r)
+        self.refused = Counter("deepecg_refused", "Connections or senders refused", ["transport", "reason"], registry=r)
+        self.source_alarms = Counter("deepecg_source_alarms", "Alarms raised by the monitors themselves", registry=r)
+        self.encounter_events = Counter("deepecg_encounter_events", "ADT events applied", ["event"], registry=r)
+        self.windows = Counter("deepecg_windows", "Windows completed", registry=r)
+        self.gaps = Counter("deepecg_gaps", "Stretches of signal without a window", ["reason"], registry=r)
+        self.windows_dropped = Counter("deepecg_windows_dropped", "Windows dropped", ["reason"], registry=r)
+        self.beds = Gauge("deepecg_beds", "Beds with a live feed", registry=r)
+        self.queue = Gauge("deepecg_queue", "Windows that wait for the engine", registry=r)
+        self.batch_size = Histogram("deepecg_batch_size", "Windows in a batch", registry=r, buckets=(1, 2, 4, 8, 16, 32))
+        self.inference = Histogram("deepecg_inference_seconds", "Filter and infer one batch", registry=r, buckets=_LATENCY)
+        self.prediction_latency = Histogram(
+            "deepecg_prediction_latency_seconds", "Last sample of a window to its prediction", registry=r, buckets=_LATENCY
+        )
+        self.alert_latency = Histogram(
+            "deepecg_alert_latency_seconds", "Last sample of a window to its committed alert", registry=r, buckets=_LATENCY
+        )
+        self.alerts = Counter("deepecg_alerts", "Alert messages committed", ["label", "phase"], registry=r)
+        self.alerts_suppressed = Counter("deepecg_alerts_suppressed", "Findings not alerted", ["reason"], registry=r)
+        self.delivered = Counter("deepecg_delivered", "Alert messages acknowledged by the receiver", ["sink"], registry=r)
+        self.delivery_failures = Counter("deepecg_delivery_failures", "Failed deliveries", ["sink", "reason"], registry=r)
+        self.undelivered = Gauge("deepecg_undelivered", "Alert messages that wait for delivery", ["sink"], registry=r)
+        self.frames_dropped = Counter("deepecg_page_frames_dropped", "Frames a slow page viewer lost", registry=r)
+        self.healthy = Gauge("deepecg_healthy", "1 while every part of the line works", registry=r)
+
+    def render(self) -> bytes:
+        """The registry in Prometheus' text format."""
+        return generate_latest(self.registry)
