@@ -1,0 +1,369 @@
+"""The live page's server: one local port with the page, its websocket, ``/metrics``, ``/healthz`` and ``/api/state``.
+
+It shows and never decides. The line calls the recording methods on its own loop; they copy and return. Each viewer is
+served by its own request task from the `Board`, so a slow or broken viewer delays nobody and an error of the page ends
+the page, not the line.
+
+The port has no log-in: it is bound to the machine itself. To show it on a ward, put a reverse proxy with TLS and the
+hospital's authentication before it and name the proxy's host in ``allowed_hosts``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from aiohttp import WSCloseCode, web
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agent.core.ecg import Alert, EncounterChange, Gap, Lead, Prediction, Samples
+from agent.core.manifest import Manifest
+from agent.metrics import Metrics
+from agent.station.board import Board, label_text
+from agent.station.health import Checks, Health
+
+_ADVISORY = "Advisory only. Not a medical device. Never the primary alarm."
+_TICK = 0.1  # s between two frames: the page draws smoothly from its own buffer
+_BEAT = 1.0  # s between two signs of life
+_SEND_LIMIT = 10.0  # s that one viewer may take for one message before it is let go
+_MAX_INBOUND = 1024  # bytes; viewers have nothing to say
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_STATIC = {
+    "/": ("index.html", "text/html"),
+    "/static/station.css": ("station.css", "text/css"),
+    "/static/station.js": ("station.js", "text/javascript"),
+    "/static/strip.js": ("strip.js", "text/javascript"),
+    "/static/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class StationSettings(BaseModel):
+    """The live page, /metrics and /healthz."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on. The page has no log-in: leave it on the machine itself, behind a reverse proxy."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """TCP port; 0 takes any free one."""
+    allow_remote: bool = False
+    """Must be true before host may be anything but a loopback address: whoever reaches the port sees every bed."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names, beside the loopback ones and host, that a browser or Prometheus may ask for; others are refused."""
+    title: str = ""
+    """Shown on top of the page, as the ward's name."""
+    lead: Lead = Lead.II
+    """Lead of the strip where the bed has it; otherwise the next best."""
+    findings: int = Field(default=3, ge=1, le=8)
+    """Findings named for each bed."""
+    show_patients: bool = False
+    """Show patients' names. Off: bed ids only."""
+    synthetic_beds: tuple[str, ...] = ()
+    """Beds that a signal generator feeds; the page marks them."""
+    stale_after: float = Field(default=10.0, gt=0)
+    """Seconds without a sample after which a bed is greyed out; some gateways send every 5.5 s."""
+    strip_seconds: float = Field(default=12.0, ge=8.0, le=60.0)
+    """Signal kept for each bed's strip and heart rate."""
+    max_viewers: int = Field(default=32, ge=1)
+    """Pages open at once; further ones are refused."""
+
+    @model_validator(mode="after")
+    def _local(self) -> Self:
+        if not self.allow_remote and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} is reachable from other machines and the page has no log-in; "
+                "use 127.0.0.1 behind a reverse proxy, or set allow_remote = true"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class StationInfo:
+    """What the page says of the agent itself."""
+
+    manifest: Manifest
+    version: str
+    """The agent's."""
+    engine: str = ""
+    """Back-end and precision, as ``openvino-f32``."""
+
+
+class Station:
+    """``async with Station(settings, metrics, info) as station:`` serves until the block ends.
+
+    The recording methods belong to the loop that entered the block.
+
+    Raises:
+        OSError: on entry, where the port is taken.
+    """
+
+    def __init__(self, settings: StationSettings, metrics: Metrics, info: StationInfo) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._info = info
+        self._board = Board(
+            info.manifest,
+            lead=settings.lead,
+            seconds=settings.strip_seconds,
+            findings=settings.findings,
+            show_patients=settings.show_patients,
+            synthetic=frozenset(settings.synthetic_beds),
+        )
+        self._checks = Checks()
+        self._viewers: set[web.WebSocketResponse] = set()
+        self._watched = asyncio.Event()
+        self._hosts = _LOOPBACK_NAMES | {settings.host.lower(), *(host.lower() for host in settings.allowed_hosts)}
+        folder = files("agent.station") / "static"
+        self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _STATIC.items()}
+        self._exit = contextlib.AsyncExitStack()
+        self.port = settings.port
+        """The port that it listens on, once entered."""
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(middlewares=[self._guard], client_max_size=_MAX_INBOUND)
+        app.router.add_get("/ws", self._ws)
+        app.router.add_get("/metrics", self._metrics_page)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/api/state", self._api_state)
+        for path in self._static:
+            app.router.add_get(path, self._file)
+        async with contextlib.AsyncExitStack() as stack:
+            runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            site = web.TCPSite(runner, self._settings.host, self._settings.port)
+            await site.start()
+            self.port = int(runner.addresses[0][1])
+            self._ticker = asyncio.create_task(self._tick(), name="station ticker")
+            stack.push_async_callback(self._end_ticker)
+            stack.push_async_callback(self._close_viewers)
+            self._exit = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._exit.aclose()
+
+    # What the line calls.
+
+    def samples(self, samples: Samples, transport: str = "") -> None:
+        """Copy a block's display lead. ``transport`` as in the metrics: ``mqtt``, ``hl7`` or ``replay``."""
+        self._board.samples(samples, transport)
+
+    def gap(self, gap: Gap) -> None:
+        """A stretch without a window."""
+        self._board.gap(gap, time.monotonic())
+
+    def prediction(self, prediction: Prediction) -> None:
+        """The findings of a bed's newest window."""
+        self._board.prediction(prediction)
+
+    def alert(self, alert: Alert) -> None:
+        """An alert message that has been committed."""
+        self._board.alert(alert)
+
+    def delivered(self, sink: str, message_id: str) -> None:
+        """The receiver behind a sink has acknowledged an alert message."""
+        self._board.delivered(sink, message_id)
+
+    def encounter(self, change: EncounterChange) -> None:
+        """A patient came, went or moved."""
+        self._board.encounter(change)
+
+    def forget(self, bed: str) -> None:
+        """The line has forgotten the bed."""
+        self._board.forget(bed)
+
+    def check(self, name: str, health: Health, reason: str = "", valid_for: float | None = None) -> None:
+        """A part of the line says how it is. With ``valid_for``, silence for so many seconds is unhealthy."""
+        self._checks.report(name, health, reason, time.monotonic(), valid_for)
+        self.health()
+
+    def health(self) -> tuple[Health, dict[str, str]]:
+        """The whole line's health and the reasons; also sets the metric."""
+        health, reasons = self._checks.verdict(time.monotonic())
+        self._metrics.healthy.set(health is Health.OK)
+        return health, reasons
+
+    # HTTP.
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Refuse foreign Host and Origin headers: DNS rebinding, and websockets opened by other sites."""
+        host = _host_of(f"//{request.headers.get('Host', '')}")
+        origin = request.headers.get("Origin")
+        if host not in self._hosts:
+            text = "Unknown host name: add it to station.allowed_hosts in the agent's configuration.\n"
+            return web.Response(status=421, text=text, headers=_HEADERS)
+        if origin is not None and _host_of(origin) not in self._hosts:
+            return web.Response(status=403, text="Other sites may not read this page.\n", headers=_HEADERS)
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            error.headers.update(_HEADERS)
+            raise
+        if not response.prepared:
+            response.headers.update(_HEADERS)
+        return response
+
+    async def _file(self, request: web.Request) -> web.Response:
+        body, kind = self._static[request.path]
+        return web.Response(body=body, content_type=kind, charset="utf-8")
+
+    async def _metrics_page(self, _: web.Request) -> web.Response:
+        self.health()
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": kind})
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        health, reasons = self.health()
+        status = 503 if health is Health.UNHEALTHY else 200
+        return web.json_response({"status": health.value, "reasons": reasons}, status=status)
+
+    async def _api_state(self, _: web.Request) -> web.Response:
+        now = time.monotonic()
+        for _bed in self._board.names():
+            self._board.refresh_rates(now, 1)
+            await asyncio.sleep(0)  # a ward of estimates is no reason to keep the line waiting
+        return web.json_response({**self._hello(), **self._beat(), "beds": self._board.tiles(-1, time.monotonic())})
+
+    # The websocket.
+
+    async def _ws(self, request: web.Request) -> web.StreamResponse:
+        if len(self._viewers) >= self._settings.max_viewers:
+            raise web.HTTPServiceUnavailable(text="Too many pages are open; close one or raise station.max_viewers.\n")
+        ws = web.WebSocketResponse(heartbeat=15.0, max_msg_size=_MAX_INBOUND, compress=False)
+        await ws.prepare(request)
+        self._viewers.add(ws)
+        self._watched.set()
+        listener = asyncio.create_task(_listen(ws), name="station viewer")
+        try:
+            await self._serve(ws)
+        except (ConnectionError, TimeoutError):
+            pass  # the viewer is gone, or too slow to be one
+        finally:
+            listener.cancel()
+            self._viewers.discard(ws)
+            if not self._viewers:
+                self._watched.clear()
+        return ws
+
+    async def _serve(self, ws: web.WebSocketResponse) -> None:
+        """Bring one viewer up to date, then keep it so."""
+        board = self._board
+        board.tick(time.monotonic())
+        cursor, revision, roster = board.next_frame, board.revision, board.roster
+        beds = board.tiles(-1, time.monotonic())
+        history = board.history()
+        await _send(ws, {"type": "hello", **self._hello(), "beds": beds})
+        await _send(ws, history)
+        beat = 0.0
+        while not ws.closed and not self._ticker.done():
+            now = time.monotonic()
+            if roster < board.roster:
+                roster = board.roster
+                await _send(ws, {"type": "roster", "beds": board.names()})
+            if revision < board.revision:
+                since, revision = revision, board.revision
+                await _send(ws, {"type": "beds", "beds": board.tiles(since, now)})
+            frames, lost = board.frames(cursor)
+            cursor = board.next_frame
+            if lost:
+                self._metrics.frames_dropped.inc(lost)
+            for frame in frames:
+                await _send(ws, frame)
+            if now - beat >= _BEAT:
+                beat = now
+                await _send(ws, {"type": "beat", **self._beat()})
+            await asyncio.sleep(_TICK)
+
+    async def _tick(self) -> None:
+        while True:
+            await self._watched.wait()
+            self._board.tick(time.monotonic())
+            await asyncio.sleep(_TICK)
+
+    async def _end_ticker(self) -> None:
+        self._ticker.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._ticker
+
+    async def _close_viewers(self) -> None:
+        for ws in tuple(self._viewers):
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await ws.close(code=WSCloseCode.GOING_AWAY, message=b"the agent is stopping")
+
+    # What is said of the agent.
+
+    def _hello(self) -> dict[str, object]:
+        manifest = self._info.manifest
+        return {
+            "advisory": _ADVISORY,
+            "title": self._settings.title,
+            "version": self._info.version,
+            "model": manifest.model_id,
+            "engine": self._info.engine,
+            "statement": manifest.statement,
+            "alerting": [label_text(entry.name) for entry in manifest.labels if entry.rule is not None],
+            "stale_after": self._settings.stale_after,
+        }
+
+    def _beat(self) -> dict[str, object]:
+        health, reasons = self.health()
+        ages = self._board.ages(time.monotonic())
+        return {"health": health.value, "reasons": reasons, "time": time.time(), "ages": ages}
+
+
+async def _send(ws: web.WebSocketResponse, message: dict[str, object] | bytes) -> None:
+    async with asyncio.timeout(_SEND_LIMIT):
+        if isinstance(message, bytes):
+            await ws.send_bytes(message)
+        else:
+            await ws.send_str(json.dumps(message, separators=(",", ":"), allow_nan=False))
+
+
+async def _listen(ws: web.WebSocketResponse) -> None:
+    """Read on, or closing and pings would go unnoticed; what a viewer says is ignored."""
+    async for _ in ws:
+        pass
+
+
+def _host_of(url: str) -> str:
+    """The host part of ``//host:port`` or of a whole URL, in lower case; empty where there is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
