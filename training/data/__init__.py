@@ -19,10 +19,9 @@ no source names in so many words. ``fold_of(patient, n)`` is the one split.
 from training.data.codes import PROXIES
 from training.data.readers import READERS
 from training.data.recording import Recording, Rejected, fold_of
+from training.data.table import WindowTable, evidence_counts, prepare_all
 from training.data.windows import (
     STEP_SECONDS,
-    WindowTable,
-    prepare_all,
     prepare_windows,
     recordings,
     window_labels,
@@ -36,6 +35,7 @@ __all__ = [
     "Recording",
     "Rejected",
     "WindowTable",
+    "evidence_counts",
     "fold_of",
     "prepare_all",
     "prepare_windows",

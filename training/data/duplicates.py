@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.signal import resample_poly
@@ -49,3 +50,22 @@ def find_duplicates(recordings: Sequence[Recording]) -> dict[str, str]:
         if first < j:
             out[known[j][0].id] = known[first][0].id
     return out
+
+
+def without_duplicates(recordings: Sequence[Recording], duplicates: Mapping[str, str]) -> list[Recording]:
+    """The recordings that are no later copy, in order, with one name for each person.
+
+    Where the two copies of a recording carry different patients (it happens within one collection), they are the same
+    person: every other recording of the copy's patient takes the first's name, so that no split divides them.
+    """
+    patient_of = {recording.id: recording.patient for recording in recordings}
+    alias = {patient_of[copy]: patient_of[first] for copy, first in duplicates.items()}
+    alias = {copy: first for copy, first in alias.items() if copy != first}
+
+    def name(patient: str) -> str:
+        seen = {patient}
+        while (patient := alias.get(patient, patient)) not in seen:
+            seen.add(patient)
+        return patient
+
+    return [replace(r, patient=name(r.patient)) for r in recordings if r.id not in duplicates]
