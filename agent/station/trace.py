@@ -1,8 +1,8 @@
 """One bed's display lead: the last seconds of it in a ring, and their encoding for the page.
 
-A record is what the page needs to go on drawing, little-endian: bed number u32, epoch u32, count u32, rate f32, position
-of the first sample f64, then ``count`` int16 of 2 µV (-32768 = invalid). Positions count samples since the epoch began,
-so a viewer that lost records sees by how much; a new epoch (another lead, rate or patient) wipes the strip.
+A record is what the page needs to go on drawing, little-endian: bed number u32, epoch u32, count u32, rate f32,
+position of the first sample f64, then ``count`` int16 of 2 µV (-32768 = invalid). Positions count samples since the
+epoch began, so a viewer that lost records sees by how much; a new epoch (another lead, rate, patient) wipes the strip.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ const GAPS = {
 const GAP_SHOWN = 20; // s
 const BEAT_LIMIT = 4; // s without a word from the agent: the page is old
 const RETRY = [0.5, 1, 2, 3]; // s
+const LOWEST_ROW = 108; // px
 const CSS_MM = 96 / 25.4; // CSS pixels per millimetre on a screen that keeps to CSS
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -32,6 +33,7 @@ let hello = { stale_after: 10, alerting: [] };
 let order = stored("sort") ?? "bed";
 let mm = Number(stored("mm")) || CSS_MM;
 let density = "large";
+let magnification = 1; // how much smaller than life the paper is drawn; its proportions are always true
 
 function stored(key) {
   try { return localStorage.getItem(`deepecg-${key}`); } catch { return null; }
@@ -178,8 +180,7 @@ class Tile {
     const { gap } = this.state;
     write(p.note, gap && gap.age + now - this.at < GAP_SHOWN ? GAPS[gap.reason] ?? gap.reason : "");
     const { gain } = this.strip;
-    const scale = density === "small" ? `${gain} mm/mV` : `25 mm/s · ${gain} mm/mV${magnification() < 1 ? ` · grid ${Math.round(100 * magnification())} %` : ""}`;
-    write(p.scale, scale);
+    write(p.scale, `${gain} mm/mV`);
     p.scale.dataset.reduced = gain < 10 ? "yes" : "no";
     const words = [`Bed ${this.short}`];
     if (stale) words.push("no signal");
@@ -190,10 +191,6 @@ class Tile {
   }
 }
 
-/** How much smaller than life the paper is drawn; proportions are always true. */
-function magnification() {
-  return { large: 1, medium: 0.8, small: 0.6 }[density];
-}
 
 // Layout: the largest tiles that let the whole ward be seen at once; beyond that the page scrolls.
 
@@ -205,16 +202,20 @@ function layout() {
   let best = { score: 0, columns: 1 };
   for (let columns = 1; columns <= Math.max(1, Math.floor(width / 215)); columns++) {
     const rows = Math.ceil(n / columns);
-    const score = Math.min(width / columns / 1.75, Math.max(height / rows, 118));
+    const score = Math.min(width / columns / 1.75, Math.max(height / rows, LOWEST_ROW));
     if (score > best.score + 0.5) best = { score, columns };
   }
   const columns = Math.min(best.columns, n);
-  const [w, h] = [width / columns, Math.max(118, height / Math.ceil(n / columns) - 8)];
+  const [w, h] = [width / columns, Math.max(LOWEST_ROW, height / Math.ceil(n / columns) - 8)];
   density = w >= 380 && h >= 225 ? "large" : w >= 270 && h >= 165 ? "medium" : "small";
   grid.dataset.density = density;
   grid.style.setProperty("--columns", columns);
-  grid.style.setProperty("--row", `${Math.min(h, 118)}px`);
-  for (const tile of tiles.values()) tile.strip.resize(mm * magnification());
+  grid.style.setProperty("--row", `${LOWEST_ROW}px`);
+  // One scale for the whole ward, so that strips can be compared: small enough for 28 mm (2.8 mV) in the lowest of them.
+  const lowest = Math.min(...[...tiles.values()].map((tile) => tile.strip.canvas.clientHeight));
+  magnification = Math.min(1, Math.max(0.4, Math.floor((20 * lowest) / (28 * mm)) / 20));
+  for (const tile of tiles.values()) tile.strip.resize(mm * magnification);
+  write($("paper"), `Strips 25 mm/s${magnification < 1 ? `, grid at ${Math.round(100 * magnification)} % of true size` : ", true size"}`);
 }
 
 const natural = new Intl.Collator("en", { numeric: true }).compare;

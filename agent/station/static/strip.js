@@ -7,7 +7,7 @@
 
 const MM_PER_SECOND = 25;
 const GAINS = [10, 5, 2.5]; // mm per mV; the smaller ones only where a beat would leave the strip, and then said so
-const ZERO = 0.6; // of the height: R waves point up
+const ZERO = 0.62; // of the height: R waves point up
 const ERASE_MM = 5;
 const INVALID = -32768;
 const MV_PER_COUNT = 0.002;
@@ -111,7 +111,7 @@ export class Strip {
       this.#fit(pen);
       this.#paper(0, this.width);
       this.drawn = Math.max(this.begin, this.end - this.ring.length, Math.ceil(pen - 0.97 * sweep));
-      this.erased = this.#x(this.drawn);
+      this.erased = pen;
       this.clean = true;
     }
     if (pen === this.drawn) return;
@@ -144,7 +144,7 @@ export class Strip {
 
   /** Choose the zero line and the gain for the sweep that begins: both stay for the whole of it, so ST is never bent. */
   #fit(pen) {
-    const span = Math.ceil(Math.max(3 * this.rate, Math.min(this.#sweep(), 6 * this.rate)));
+    const span = 8 * this.rate;
     const values = [];
     for (let i = Math.max(this.begin, pen - span); i < this.end; i++) {
       const value = this.ring[i % this.ring.length];
@@ -154,8 +154,8 @@ export class Strip {
     values.sort((a, b) => a - b);
     const at = (q) => values[Math.floor(q * (values.length - 1))];
     this.offset = at(0.5);
-    const up = at(0.998) - this.offset;
-    const down = this.offset - at(0.002);
+    const up = at(0.9995) - this.offset;
+    const down = this.offset - at(0.0005);
     const fits = (gain, slack) =>
       up * gain * this.mm * slack < ZERO * this.height && down * gain * this.mm * slack < (1 - ZERO) * this.height;
     const gain = GAINS.find((g) => fits(g, g > this.gain ? 1.15 : 0.97)) ?? GAINS.at(-1);
@@ -165,17 +165,17 @@ export class Strip {
     }
   }
 
+  /** Lay fresh paper before the pen, from where the last call ended. */
   #erase(pen) {
-    const front = this.#x(pen) + ERASE_MM * this.mm;
-    const from = this.erased ?? this.#x(this.drawn);
-    if (front >= from && front - from < this.width) {
-      this.#paper(from, front);
-      if (front > this.width) this.#paper(0, front - this.width);
-    } else {
-      this.#paper(from, this.width);
-      this.#paper(0, front % this.width);
+    const front = pen + (ERASE_MM / MM_PER_SECOND) * this.rate;
+    const [a, b] = [this.#x(this.erased), this.#x(front)];
+    if (front - this.erased >= this.#sweep()) this.#paper(0, this.width);
+    else if (b >= a) this.#paper(a, b);
+    else {
+      this.#paper(a, this.width);
+      this.#paper(0, b);
     }
-    this.erased = front % this.width;
+    this.erased = front;
   }
 
   #stroke(from, to) {
