@@ -17,9 +17,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from agent.core.labels import LABEL_NAMES, index_of
 from training.data.recording import Labels, set_labels, unknown_labels
 
 SINUS = "Sinusal"
@@ -337,13 +334,3 @@ def from_snomed(codes: Collection[str], collection: str) -> Labels:
     if collection not in SNOMED_EXPRESSIBLE:
         raise ValueError(f"no rule for records {collection}…; add what its annotators can express to codes.py")
     return _labels([SNOMED[code] for code in codes if code in SNOMED], SNOMED_EXPRESSIBLE[collection])
-
-
-def counts(labels: Labels) -> dict[str, tuple[int, int]]:
-    """Per label name the number of rows with 1 and with 0, of a (n, 77) matrix; labels never known are left out."""
-    positive, negative = np.sum(labels == 1, axis=0), np.sum(labels == 0, axis=0)
-    return {
-        name: (int(positive[index_of(name)]), int(negative[index_of(name)]))
-        for name in LABEL_NAMES
-        if positive[index_of(name)] or negative[index_of(name)]
-    }
