@@ -6,7 +6,32 @@ label ever carries patient data. Bed ids are labels only where a ward's size bou
 
 from __future__ import annotations
 
+from collections import deque
+
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+class Latency:
+    """Exact quantiles of the latest values, beside the histogram whose buckets are coarse. Bounded memory."""
+
+    def __init__(self, histogram: Histogram, keep: int = 65_536) -> None:
+        self._histogram = histogram
+        self._values: deque[float] = deque(maxlen=keep)
+        self._count = 0
+
+    def observe(self, seconds: float) -> None:
+        """Add one value, seconds."""
+        self._histogram.observe(seconds)
+        self._values.append(seconds)
+        self._count += 1
+
+    def summary(self) -> dict[str, float | int]:
+        """``count`` of all values, ``p50``, ``p99`` and ``max`` of those kept, in seconds."""
+        if not self._values:
+            return {"count": 0}
+        p50, p99, most = np.quantile(np.fromiter(self._values, np.float64), (0.5, 0.99, 1.0)).tolist()
+        return {"count": self._count, "p50": round(p50, 4), "p99": round(p99, 4), "max": round(most, 4)}
+
 
 _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -20,6 +45,9 @@ class Metrics:
         self.faults = Counter("deepecg_faults", "Messages or channels refused", ["transport", "reason"], registry=r)
         self.duplicates = Counter("deepecg_duplicates", "Blocks that came again", ["transport"], registry=r)
         self.sequence_gaps = Counter("deepecg_sequence_gaps", "Blocks missing by sequence", ["transport"], registry=r)
+        self.messages_dropped = Counter(
+            "deepecg_messages_dropped", "Messages dropped unread", ["transport", "reason"], registry=r
+        )
         self.connections = Gauge("deepecg_connections", "Open inbound connections", ["transport"], registry=r)
         self.reconnects = Counter("deepecg_reconnects", "Connections made anew", ["peer"], registry=r)
         self.refused = Counter("deepecg_refused", "Connections or senders refused", ["transport", "reason"], registry=r)
@@ -32,11 +60,13 @@ class Metrics:
         self.queue = Gauge("deepecg_queue", "Windows that wait for the engine", registry=r)
         self.batch_size = Histogram("deepecg_batch_size", "Windows in a batch", registry=r, buckets=(1, 2, 4, 8, 16, 32))
         self.inference = Histogram("deepecg_inference_seconds", "Filter and infer one batch", registry=r, buckets=_LATENCY)
-        self.prediction_latency = Histogram(
-            "deepecg_prediction_latency_seconds", "Last sample of a window to its prediction", registry=r, buckets=_LATENCY
+        to_prediction = "Last sample of a window (its arrival) to its prediction"
+        to_alert = "Last sample of a window (its arrival) to its committed alert"
+        self.prediction_latency = Latency(
+            Histogram("deepecg_prediction_latency_seconds", to_prediction, registry=r, buckets=_LATENCY)
         )
-        self.alert_latency = Histogram(
-            "deepecg_alert_latency_seconds", "Last sample of a window to its committed alert", registry=r, buckets=_LATENCY
+        self.alert_latency = Latency(
+            Histogram("deepecg_alert_latency_seconds", to_alert, registry=r, buckets=_LATENCY)
         )
         self.alerts = Counter("deepecg_alerts", "Alert messages committed", ["label", "phase"], registry=r)
         self.alerts_suppressed = Counter("deepecg_alerts_suppressed", "Findings not alerted", ["reason"], registry=r)

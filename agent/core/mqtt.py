@@ -178,9 +178,7 @@ def _decode(payload: bytes, content_type: str, limits: Limits, offset: OffsetBin
             return decode_document(load_json(payload), limits, offset)
         case "" | "application/octet-stream":
             return _sniff(payload, limits, offset)
-    raise refused(
-        Reason.CONTENT_TYPE, f"the content type is unknown; use {BINARY_TYPE}, {CBOR_TYPE} or {JSON_TYPE}, or none"
-    )
+    raise refused(Reason.CONTENT_TYPE, f"unknown content type; use {BINARY_TYPE}, {CBOR_TYPE}, {JSON_TYPE} or none")
 
 
 def _sniff(payload: bytes, limits: Limits, offset: OffsetBinary) -> Block:

@@ -41,9 +41,7 @@ def decode_binary(payload: bytes, limits: Limits) -> Block:
         raise refused(Reason.LENGTH, f"the payload is shorter than its header of {HEADER.size} bytes; send it whole")
     magic, version, flags, count, label, rate, sequence, clock, n, patient = HEADER.unpack_from(payload)
     if magic != MAGIC:
-        raise refused(
-            Reason.SYNTAX, "the payload does not begin with DECG; send the binary form, or another content type"
-        )
+        raise refused(Reason.SYNTAX, "the payload does not begin with DECG; send the binary form, or another type")
     if version != VERSION:
         raise refused(Reason.VERSION, f"version {version} of the binary form is unknown; send version {VERSION}")
     if flags & ~(HAS_CLOCK | HAS_SEQUENCE | HAS_PACING | PACED):
@@ -51,9 +49,7 @@ def decode_binary(payload: bytes, limits: Limits) -> Block:
     if not 0 < count <= limits.channels:
         raise refused(Reason.CHANNELS, f"a block has 1 to {limits.channels} channels, not {count}")
     if not 0 < n <= limits.samples:
-        raise refused(
-            Reason.LENGTH, f"a block has 1 to {limits.samples} samples per channel, not {n}; send shorter blocks"
-        )
+        raise refused(Reason.LENGTH, f"a channel has 1 to {limits.samples} samples, not {n}; send shorter blocks")
     table_end = HEADER.size + CHANNEL.size * count
     if len(payload) < table_end + label + patient:
         raise refused(Reason.LENGTH, "the payload ends before its channel table; send it whole")
@@ -104,9 +100,7 @@ def _table(
             raise refused(Reason.FIELD, "unknown flag bits are set in a channel's entry; set them to zero")
         divisor = divisor or 1  # noqa: PLW2901
         if n % divisor:
-            raise refused(
-                Reason.RATE, f"a channel's divisor {divisor} does not divide {n} samples; send a multiple of it"
-            )
+            raise refused(Reason.RATE, f"a divisor of {divisor} does not divide {n} samples; send a multiple of it")
         channels.append(channel_of(code, millihertz / 1000.0 / divisor, label, derived=bool(flags & DERIVED)))
         scales.append(scale_of(scale))
         lengths.append(n // divisor)

@@ -151,9 +151,7 @@ def channel_of(
         if 0 <= code - base < 256:
             lead, computed = _LEAD_BY_ID.get(code - base, (None, False))
             if not 100.0 <= rate <= 1000.0:
-                raise refused(
-                    Reason.RATE, "an ECG channel has 100 to 1000 samples per second; resample it, or correct rate"
-                )
+                raise refused(Reason.RATE, "ECG has 100 to 1000 samples per second; resample it, or correct rate")
             name = label or (lead.value if lead else str(code))
             return Channel(ChannelKind.ECG, code, name, "mV", rate, lead, derived or computed, filter_label)
     if not 0.0 < rate <= 100_000.0:
@@ -178,9 +176,7 @@ def known_lead(name: str) -> bool:
 def code_of_lead(name: object) -> int:
     """The MDC code of a lead's name, as ``II``, ``aVR`` in any case, or ``MDC_ECG_ELEC_POTL_II``."""
     if not isinstance(name, str) or not known_lead(name):
-        raise refused(
-            Reason.CHANNELS, "a name in leads is no lead; use I, II, III, aVR, aVL, aVF, V1 to V6, V, MCL or ECG"
-        )
+        raise refused(Reason.CHANNELS, "a name is no lead; use I, II, III, aVR, aVL, aVF, V1 to V6, V, MCL or ECG")
     name = name.upper().removeprefix("MDC_ECG_ELEC_POTL_").removeprefix("MDC_ECG_LEAD_")
     return CODE_OF_LEAD[_LEAD_BY_NAME[name]] if name in _LEAD_BY_NAME else _UNASSIGNED[name]
 
@@ -223,7 +219,7 @@ def time_of(value: object) -> float | None:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise refused(Reason.TIME, "time is not ISO 8601; send 2026-01-31T12:00:00.000Z or epoch seconds")
+            raise refused(Reason.TIME, "time is not ISO 8601; send 2026-01-31T12:00:00.000Z or epoch seconds") from None
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise refused(Reason.TIME, "time has no zone; add Z or the offset, as +01:00")
@@ -251,9 +247,7 @@ def patients_of(value: object) -> tuple[str, ...]:
         raise refused(Reason.PATIENT, "patient must be a list of at most 16 identifiers, as 12345^^^HOSPITAL^MR")
     for one in ids:
         if not isinstance(one, str) or not 0 < len(one) <= 250 or not one.isprintable() or "~" in one:
-            raise refused(
-                Reason.PATIENT, "a patient identifier must be a printable text of 1 to 250 characters without ~"
-            )
+            raise refused(Reason.PATIENT, "a patient identifier is a printable text of 1 to 250 characters without ~")
     return tuple(ids)
 
 
@@ -262,7 +256,7 @@ def text_of(data: bytes, what: str) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        raise refused(Reason.FIELD, f"the {what} is not UTF-8; encode it so")
+        raise refused(Reason.FIELD, f"the {what} is not UTF-8; encode it so") from None
     if not text.isprintable():
         raise refused(Reason.FIELD, f"the {what} holds control characters; remove them")
     return text

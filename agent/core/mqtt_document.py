@@ -53,7 +53,7 @@ def load_json(payload: bytes) -> object:
     try:
         return json.loads(payload, parse_constant=no_constant)
     except (ValueError, RecursionError):  # UnicodeDecodeError and an integer of thousands of digits are ValueErrors
-        raise refused(Reason.SYNTAX, "the payload is not valid JSON in UTF-8; send one JSON object")
+        raise refused(Reason.SYNTAX, "the payload is not valid JSON in UTF-8; send one JSON object") from None
 
 
 def load_cbor(payload: bytes) -> object:
@@ -65,7 +65,7 @@ def load_cbor(payload: bytes) -> object:
         rest = _rest(decoder)
     except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, RecursionError, EOFError):
         # the semantic tags (dates, fractions, expressions …) raise their own kinds in some versions of cbor2
-        raise refused(Reason.SYNTAX, "the payload is not valid CBOR; send one CBOR map (RFC 8949)")
+        raise refused(Reason.SYNTAX, "the payload is not valid CBOR; send one CBOR map (RFC 8949)") from None
     if rest:
         raise refused(Reason.SYNTAX, "bytes follow the CBOR map; send the map alone")
     return document
@@ -226,9 +226,7 @@ def _numbers(values: object, limit: int) -> NDArray[np.float64]:
 def _buffer(data: bytes, kind: np.dtype[Any], limit: int) -> NDArray[np.float64]:
     count, odd = divmod(len(data), kind.itemsize)
     if odd or not 0 < count <= limit:
-        raise refused(
-            Reason.VALUES, f"a channel's byte string must hold 1 to {limit} values of {kind.itemsize} bytes each"
-        )
+        raise refused(Reason.VALUES, f"a byte string must hold 1 to {limit} values of {kind.itemsize} bytes each")
     raw = np.frombuffer(data, kind)
     numbers = raw.astype(np.float64)
     if kind.kind == "i" and kind.itemsize == 2:

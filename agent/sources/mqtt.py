@@ -1,0 +1,298 @@
+"""ECG from an MQTT broker: decode, tell what comes again from what is missing, put, then acknowledge.
+
+MQTT has no sender's identity: a message says on which topic it was published, and nothing of by whom. Who may publish
+for which bed is therefore the broker's business (its ACL, by user or client certificate; deploy it so that a monitor
+may write to its own bed's topic only). What this agent adds is `beds`: the beds that this broker may speak for at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+from types import TracebackType
+from typing import Self
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agent.core.ecg import Event, Fault, Samples
+from agent.core.mqtt import (
+    DEFAULT_TOPIC,
+    Address,
+    Limits,
+    OffsetBinary,
+    PayloadError,
+    Reason,
+    TopicTemplate,
+    decode,
+)
+from agent.metrics import Metrics
+from agent.mqtt_link import BrokerSettings, Message, MqttLink
+
+log = structlog.get_logger()
+
+_TRANSPORT = "mqtt"
+_LONGEST_GAP = 1 << 20
+
+
+class OffsetBinarySettings(BaseModel):
+    """What the flat offset-binary JSON of 12-bit devices leaves unsaid; used where the message does not say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    baseline: float = 2047.0
+    """The value at 0 mV."""
+    lowest: int = 0
+    """Smallest value that the device can send."""
+    highest: int = 4095
+    """Largest value that the device can send."""
+    microvolts: float = Field(default=1.5, gt=0)
+    """µV per step."""
+    rate: float = Field(default=250.0, gt=0)
+    """Samples per second."""
+
+
+class MqttSourceSettings(BrokerSettings):
+    """A broker to which monitors and gateways publish ECG."""
+
+    client_id: str = Field(default="deepecg-source", min_length=1, max_length=128)
+    """Our name with the broker; each connection of each agent needs its own, the same one after every restart."""
+    topics: tuple[str, ...] = Field(default=(DEFAULT_TOPIC,), min_length=1)
+    """Topic templates; {site}, {unit}, {bed} and {device} are whole levels."""
+    qos: int = Field(default=1, ge=0, le=1)
+    """Highest QoS of the subscription; 1 = what we have not taken yet comes again after a loss of the connection."""
+    site: str = ""
+    """The site of topics that do not name one."""
+    unit: str = ""
+    """The unit of topics that do not name one."""
+    device: str = "monitor"
+    """The device of topics that do not name one."""
+    beds: tuple[str, ...] = ("*",)
+    """Beds that this broker may speak for, as patterns of site/unit/bed. MQTT names no sender: who may publish for
+    which bed is for the broker's ACL to say."""
+    max_payload: int = Field(default=1 << 20, ge=64)
+    """Largest payload in bytes."""
+    max_channels: int = Field(default=64, ge=1, le=255)
+    """Most channels in one block."""
+    max_samples: int = Field(default=20_000, ge=1, le=65535)
+    """Most samples of one channel in one block."""
+    max_devices: int = Field(default=4096, ge=1)
+    """Devices whose sequence is remembered; beyond that the one silent for longest is forgotten."""
+    remember: int = Field(default=256, ge=1, le=65536)
+    """SequenceTracker numbers remembered for each device, by which a block that comes again is known."""
+    offset_binary: OffsetBinarySettings = Field(default_factory=OffsetBinarySettings)
+    """What the flat offset-binary JSON of 12-bit devices leaves unsaid."""
+
+    @model_validator(mode="after")
+    def _templates_fit(self) -> Self:
+        self.templates()
+        return self
+
+    def templates(self) -> tuple[TopicTemplate, ...]:
+        """The topics, parsed. `TemplateError`, a ValueError, where one cannot be used."""
+        return tuple(TopicTemplate(t, site=self.site, unit=self.unit, device=self.device) for t in self.topics)
+
+
+class Verdict(Enum):
+    """What a block's sequence number says."""
+
+    NEXT = "next"
+    GAP = "gap"
+    LATE = "late"
+    DUPLICATE = "duplicate"
+    RESTART = "restart"
+
+
+class SequenceTracker:
+    """The sequence numbers of one device, as far back as ``remember``."""
+
+    def __init__(self, remember: int) -> None:
+        self._remember = remember
+        self._seen: OrderedDict[int, object] = OrderedDict()
+        self._highest = -1
+        self._newest: float | None = None
+
+    def judge(self, number: int, start: float | None, payload: bytes) -> tuple[Verdict, int]:
+        """The verdict on a block, and how many blocks are missing before it (for `Verdict.GAP`, else 0).
+
+        A number that was seen is a duplicate only where the block is the same too, by the device's clock or, where it
+        has none, by its bytes: a device that restarts begins its numbers anew while they are still remembered.
+        """
+        mark: object = start if start is not None else hash(payload)
+        if number in self._seen:
+            if self._seen[number] == mark:
+                return Verdict.DUPLICATE, 0
+            self._begin(number, mark, start)
+            return Verdict.RESTART, 0
+        if not self._seen:
+            self._begin(number, mark, start)
+            return Verdict.NEXT, 0
+        missing = number - self._highest - 1
+        if missing < 0:
+            newer = start is not None and self._newest is not None and start > self._newest
+            if newer or self._highest - number >= self._remember:
+                self._begin(number, mark, start)
+                return Verdict.RESTART, 0
+            self._note(number, mark)
+            return Verdict.LATE, 0
+        if missing > _LONGEST_GAP:
+            self._begin(number, mark, start)
+            return Verdict.RESTART, 0
+        self._highest, self._newest = number, start
+        self._note(number, mark)
+        return (Verdict.GAP, missing) if missing else (Verdict.NEXT, 0)
+
+    def _begin(self, number: int, mark: object, start: float | None) -> None:
+        self._seen.clear()
+        self._highest, self._newest = number, start
+        self._note(number, mark)
+
+    def _note(self, number: int, mark: object) -> None:
+        self._seen[number] = mark
+        if len(self._seen) > self._remember:
+            self._seen.popitem(last=False)
+
+
+@dataclass(slots=True)
+class _Quiet:
+    """When a fault was last logged, and how many came since."""
+
+    at: float
+    suppressed: int = 0
+
+
+class FaultLog:
+    """Logs each kind of fault of each device at once, then at most once a minute with the number left out."""
+
+    def __init__(self, seconds: float = 60.0, most: int = 1024) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._last: OrderedDict[tuple[str, str, str], _Quiet] = OrderedDict()
+
+    def report(self, fault: Fault, address: Address | None, now: float) -> None:
+        """``fault`` of the sender at ``address``; None where the topic names nobody."""
+        bed, device = (address.bed, address.device) if address else ("", "")
+        key = (bed, device, fault.reason)
+        quiet = self._last.get(key)
+        if quiet is not None and now - quiet.at < self._seconds:
+            quiet.suppressed += 1
+            return
+        log.warning(
+            "mqtt_message_refused",
+            reason=fault.reason,
+            text=fault.text,
+            bed=bed,
+            device=device,
+            more=quiet.suppressed if quiet else 0,
+        )
+        self._last[key] = _Quiet(now)
+        self._last.move_to_end(key)
+        if len(self._last) > self._most:
+            self._last.popitem(last=False)
+
+
+class MqttSource:
+    """``async with MqttSource(settings, metrics) as source: await source.run(queue)``.
+
+    Nothing that a sender publishes raises out of `run`, and nothing of one device touches another's state.
+    """
+
+    def __init__(self, settings: MqttSourceSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._templates = settings.templates()
+        self._limits = Limits(settings.max_payload, settings.max_channels, settings.max_samples)
+        self._offset = OffsetBinary(**settings.offset_binary.model_dump())
+        subscriptions = [(template.filter, settings.qos) for template in self._templates]
+        self._link = MqttLink(settings, metrics, _TRANSPORT, list(dict.fromkeys(subscriptions)))
+        self._sequences: OrderedDict[tuple[str, str], SequenceTracker] = OrderedDict()
+        self._faults = FaultLog()
+        self._messages = metrics.messages.labels(_TRANSPORT)
+        self._stack = AsyncExitStack()
+
+    @property
+    def subscribed(self) -> asyncio.Event:
+        """Set while the broker has granted the subscription: the first time is the agent's *ready*."""
+        return self._link.subscribed
+
+    @property
+    def connected(self) -> asyncio.Event:
+        """Set while the broker holds a session for us."""
+        return self._link.connected
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._link)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def run(self, queue: asyncio.Queue[Event]) -> None:
+        """Forever: each block into ``queue``, and acknowledged once it is there. A full queue holds the broker back."""
+        async for message in self._link.messages():
+            samples = self.take(message)
+            if samples is not None:
+                await queue.put(samples)
+            self._link.ack(message)
+
+    def take(self, message: Message) -> Samples | None:
+        """The block of a message; None where it is refused or came before, which is counted."""
+        self._messages.inc()
+        address: Address | None = None
+        try:
+            if message.retain:
+                self._metrics.messages_dropped.labels(_TRANSPORT, "retained").inc()  # stale by definition
+                return None
+            template, address = self._address(message.topic)
+            samples = decode(
+                message.topic,
+                message.payload,
+                message.content_type,
+                template,
+                message.received,
+                limits=self._limits,
+                offset=self._offset,
+            )
+        except PayloadError as error:
+            self._metrics.faults.labels(_TRANSPORT, error.fault.reason).inc()
+            self._faults.report(error.fault, address, time.monotonic())
+            return None
+        return samples if samples.sequence is None or self._is_new(samples, message.payload) else None
+
+    def _address(self, topic: str) -> tuple[TopicTemplate, Address]:
+        for template in self._templates:
+            if (address := template.match(topic)) is not None:
+                break
+        else:
+            raise PayloadError(Fault(Reason.TOPIC, "the topic fits no template; publish on a configured topic"))
+        if not any(fnmatchcase(address.bed, pattern) for pattern in self._settings.beds):
+            self._metrics.refused.labels(_TRANSPORT, "bed").inc()
+            raise PayloadError(
+                Fault(Reason.TOPIC, "this broker may not speak for the bed; add it to `beds`, or mend the topic")
+            )
+        return template, address
+
+    def _is_new(self, samples: Samples, payload: bytes) -> bool:
+        key = (samples.bed, samples.device)
+        sequence = self._sequences.get(key)
+        if sequence is None:
+            sequence = self._sequences[key] = SequenceTracker(self._settings.remember)
+            if len(self._sequences) > self._settings.max_devices:
+                self._sequences.popitem(last=False)
+        self._sequences.move_to_end(key)
+        verdict, missing = sequence.judge(samples.sequence or 0, samples.start, payload)
+        if verdict is Verdict.DUPLICATE:
+            self._metrics.duplicates.labels(_TRANSPORT).inc()
+            return False
+        if verdict is Verdict.GAP:
+            self._metrics.sequence_gaps.labels(_TRANSPORT).inc(missing)
+        elif verdict is Verdict.RESTART:
+            log.info("mqtt_sequence_restarted", bed=samples.bed, device=samples.device)
+        return True
