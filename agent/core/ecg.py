@@ -129,6 +129,8 @@ class Samples:
     """The monitor's pacemaker status (MDC_ECG_STAT_RHY); None where it says nothing."""
     encounter: Encounter | None = None
     """From the message's PID and PV1; None where it has neither."""
+    transport: str = ""
+    """How it came: ``mqtt``, ``hl7`` or ``replay``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -300,7 +302,8 @@ class Alert:
     source_code: int = 0
     """MDC code of the metric it is about, as 131328 (MDC_ECG_ELEC_POTL)."""
     reason: str = ""
-    """Why it ended: ``recovered``, ``transfer``, ``discharge``, ``patient_changed``, ``feed_lost``, ``shutdown``."""
+    """Why it ended: ``recovered``, ``transfer``, ``discharge``, ``patient_changed``, ``feed_lost``, ``model_changed``,
+    ``shutdown``."""
     encounter: Encounter | None = field(default=None)
 
 
