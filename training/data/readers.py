@@ -69,15 +69,20 @@ def _wfdb(path: Path) -> tuple[tuple[Lead, ...], FloatArray, float, tuple[str, .
     return leads, signal, float(record.fs), notes, list(record.comments)
 
 
-def _annotations(path: Path, rate: float, seconds: float, before: str) -> Annotations:
-    """Rhythm spans and beats of ``path.atr``; ``before`` is the rhythm up to the first rhythm annotation."""
+def _annotations(path: Path, rate: float, seconds: float, before: str | None = None) -> Annotations:
+    """Rhythm spans and beats of ``path.atr``.
+
+    ``before`` is the rhythm up to the first rhythm annotation; None = that annotation's own, which then stands at the
+    first beat (MIT-BIH).
+    """
     read = rdann(str(path), "atr")  # type: ignore[no-untyped-call]
-    changes = [(0.0, before)]
-    changes += [
+    noted = [
         (int(sample) / rate, note.strip("\x00")[1:])
         for sample, note in zip(read.sample, read.aux_note, strict=True)
         if note.startswith("(")
     ]
+    first = before if before is not None else noted[0][1]
+    changes = [(0.0, first), *noted]
     ends = [start for start, _ in changes[1:]] + [seconds]
     spans = tuple(
         Span(start, end, rhythm) for (start, rhythm), end in zip(changes, ends, strict=True) if end - start > 0
@@ -113,7 +118,7 @@ def mitdb(data: Path) -> Read:
             leads=leads,
             signal=signal,
             labels=unknown_labels(),
-            annotations=_annotations(path, rate, signal.shape[1] / rate, "N"),
+            annotations=_annotations(path, rate, signal.shape[1] / rate),
             continuous=True,
             notes=notes,
         )
@@ -133,7 +138,7 @@ def cpsc2021(data: Path) -> Read:
             leads=leads,
             signal=signal,
             labels=unknown_labels(),
-            annotations=_annotations(path, rate, signal.shape[1] / rate, "N"),
+            annotations=_annotations(path, rate, signal.shape[1] / rate, before="N"),
             continuous=True,
             notes=notes,
         )

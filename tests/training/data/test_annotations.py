@@ -87,6 +87,7 @@ def test_real_spans(data_dir: Path) -> None:
     annotations = record.annotations
     assert annotations is not None
     assert annotations.spans[0].start == 0.0
+    assert annotations.spans[0].rhythm == "N"
     assert annotations.spans[-1].end == pytest.approx(record.seconds)
     assert all(a.end == b.start for a, b in zip(annotations.spans, annotations.spans[1:], strict=False))
     seconds = sum(span.end - span.start for span in annotations.spans if span.rhythm == "AFIB")
