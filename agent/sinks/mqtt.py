@@ -43,7 +43,7 @@ class MqttSinkSettings(BrokerSettings):
     retry_refused: float = Field(default=60.0, gt=0, le=3600)
     """Seconds at most before a message that the broker refuses by itself (its ACL, a quota) is sent again."""
     patient: bool = True
-    """Whether the messages name the patient (identifiers, name, location); false where the broker's readers must not."""
+    """Whether the messages name the patient: identifiers, name, visit, location."""
 
     @model_validator(mode="after")
     def _template_fits(self) -> Self:
@@ -90,7 +90,7 @@ class MqttSink:
                     if not alerts:
                         await self._outbox.wait(_SINK, 1.0)
             except OutboxError as error:
-                log.error("mqtt_sink_outbox_failed", problem=str(error))
+                log.warning("mqtt_sink_outbox_failed", problem=str(error))
                 await asyncio.sleep(1.0)
 
     async def _send(self, alert: Alert) -> bool:
@@ -107,7 +107,7 @@ class MqttSink:
             self._metrics.delivery_failures.labels(_SINK, reason).inc()
             hold = self._settings.retry_refused * random.uniform(0.5, 1.0)  # noqa: S311
             attempts = await self._outbox.failed(_SINK, alert.message_id, reason, hold)
-            log.error("alert_refused", bed=alert.bed, message_id=alert.message_id, why=str(error), attempts=attempts)
+            log.warning("alert_refused", bed=alert.bed, message_id=alert.message_id, why=str(error), attempts=attempts)
             return True
         except MqttError as error:
             self._metrics.delivery_failures.labels(_SINK, error.reason).inc()
