@@ -1,0 +1,118 @@
+"""OpenVINO against torch, and its refusals."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.core.filters import prepare
+from agent.engines.backend import EngineError
+from agent.engines.bundle import Bundle, open_bundle
+from agent.engines.openvino import OpenVinoEngine
+
+Rewrite = Callable[..., None]
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def test_gives_what_torch_gives(bundle: Bundle, threads: int) -> None:
+    p = bundle.manifest.input.preprocessing
+    x = prepare(bundle.golden_windows, p.rate, p)
+    with OpenVinoEngine(bundle, bundle.manifest.engines[0], threads=threads) as engine:
+        assert engine.name == "openvino-f32"
+        found = engine.infer(x)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, bundle.golden_probabilities, atol=1e-5)
+
+
+def test_any_batch_any_layout_gives_the_same_bits(bundle: Bundle, threads: int) -> None:
+    x = np.random.default_rng(2).normal(0, 60, (7, 12, 2500)).astype(np.float32)
+    before = x.copy()
+    with OpenVinoEngine(bundle, bundle.manifest.engines[0], threads=threads) as engine:
+        alone = np.concatenate([engine.infer(x[i : i + 1]) for i in range(len(x))])
+        np.testing.assert_array_equal(engine.infer(x), alone)
+        np.testing.assert_array_equal(engine.infer(x[::-1])[::-1], alone)
+        np.testing.assert_array_equal(engine.infer(np.asfortranarray(x)), alone)
+        np.testing.assert_array_equal(engine.infer(x.astype(np.float64)), alone)  # type: ignore[arg-type]
+        readonly = x.copy()
+        readonly.flags.writeable = False
+        np.testing.assert_array_equal(engine.infer(readonly), alone)
+        assert engine.infer(x[:0]).shape == (0, 3)
+    np.testing.assert_array_equal(x, before)
+    assert len(np.unique(alone[:, 0])) == 7
+
+
+def test_output_is_the_caller_s_own(bundle: Bundle) -> None:
+    x = np.random.default_rng(3).normal(0, 60, (1, 12, 2500)).astype(np.float32)
+    with OpenVinoEngine(bundle, bundle.manifest.engines[0]) as engine:
+        first = engine.infer(x)
+        kept = first.copy()
+        engine.infer(-x)
+        np.testing.assert_array_equal(first, kept)
+
+
+def test_cache_is_filled_and_used(bundle: Bundle, tmp_path: Path) -> None:
+    answers = []
+    for _ in range(2):
+        with OpenVinoEngine(bundle, bundle.manifest.engines[0], cache=tmp_path) as engine:
+            answers.append(engine.infer(np.ones((1, 12, 2500), np.float32)))
+    assert list(tmp_path.iterdir())
+    np.testing.assert_array_equal(answers[0], answers[1])
+
+
+def test_without_the_library(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with (
+        pytest.raises(EngineError, match=r"OpenVINO does not load .* pip install openvino"),
+        OpenVinoEngine(bundle, bundle.manifest.engines[0]),
+    ):
+        pytest.fail("entered")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("network.xml", b"<net"), ("network.xml", b""), ("network.bin", b"\0" * 64)],
+)
+def test_an_ir_that_does_not_load(folder: Path, rewrite: Rewrite, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    rewrite(folder)
+    bundle = open_bundle(folder)
+    with (
+        pytest.raises(EngineError, match=r"cannot load network\.xml") as info,
+        OpenVinoEngine(bundle, bundle.manifest.engines[0]),
+    ):
+        pytest.fail("entered")
+    assert "\n" not in str(info.value)
+
+
+def test_an_engine_of_other_labels(folder: Path, rewrite: Rewrite) -> None:
+    np.save(folder / "golden_probabilities.npy", np.full((5, 2), 0.5, np.float32))
+    rewrite(folder, lambda d: d["labels"].pop())
+    bundle = open_bundle(folder)
+    with (
+        pytest.raises(EngineError, match=r"gives \(1, 3\) instead of \(1, 2\)"),
+        OpenVinoEngine(bundle, bundle.manifest.engines[0]),
+    ):
+        pytest.fail("entered")
+
+
+def test_an_engine_without_its_weights(folder: Path, rewrite: Rewrite) -> None:
+    rewrite(folder, lambda d: d["engines"][0].update(files=["network.xml"]))
+    bundle = open_bundle(folder)
+    with pytest.raises(EngineError, match="two files"), OpenVinoEngine(bundle, bundle.manifest.engines[0]):
+        pytest.fail("entered")
+
+
+def test_the_shipped_engine_passes_its_self_test() -> None:
+    from agent.engines.backend import EngineSettings, open_backend
+    from agent.engines.bundle import default_bundle
+
+    with open_backend(open_bundle(default_bundle()), EngineSettings()) as backend:
+        assert backend.name == "openvino-f32"
