@@ -13,11 +13,11 @@ The public interface::
 
 ``cache/evidence.json`` has the positive and negative patients of every label (held-out ones left out),
 ``cache/rejected.json`` every recording that is not used, with its reason. `PROXIES` tells what the labels stand on that
-no source names in so many words. ``fold_of(patient, n)`` is the one split.
+no source names in so many words, `LICENCES` what the sources may be used for. ``fold_of(patient, n)`` is the one split.
 """
 
 from training.data.codes import PROXIES
-from training.data.readers import READERS
+from training.data.readers import LICENCES, READERS
 from training.data.recording import Recording, Rejected, fold_of
 from training.data.table import WindowTable, evidence_counts, prepare_all
 from training.data.windows import (
@@ -29,6 +29,7 @@ from training.data.windows import (
 )
 
 __all__ = [
+    "LICENCES",
     "PROXIES",
     "READERS",
     "STEP_SECONDS",

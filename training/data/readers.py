@@ -258,3 +258,12 @@ READERS: Mapping[str, Callable[[Path], Read]] = {
     "cinc2015_alarms": cinc2015,
 }
 """Source (its folder's name) to reader. Of duplicates the source that comes first keeps the recording."""
+
+LICENCES: Mapping[str, str] = {
+    "ptbxl500": "CC BY 4.0 (PTB-XL, Wagner et al.)",
+    "cinc2021_mix": "CC BY 4.0 (PhysioNet/CinC Challenge 2021; by the challenge's page, not restated in the files)",
+    "mitdb": "ODC-By 1.0 (MIT-BIH Arrhythmia Database, Moody and Mark)",
+    "cpsc2021_af": "CC BY 4.0 (CPSC 2021)",
+    "cinc2015_alarms": "ODC-By 1.0 (PhysioNet/CinC Challenge 2015)",
+}
+"""Source to licence and origin, for the data-licence table that goes with weights."""

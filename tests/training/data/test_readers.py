@@ -11,7 +11,7 @@ import pytest
 
 from agent.core.ecg import LEADS, Lead
 from agent.core.labels import index_of
-from training.data.readers import READERS, _challenge_header
+from training.data.readers import LICENCES, READERS, _challenge_header
 from training.data.recording import Recording, Rejected
 
 pytestmark = pytest.mark.data
@@ -89,3 +89,8 @@ def test_a_folder_without_records_says_what_to_set(tmp_path: Path) -> None:
     (tmp_path / "mitdb").mkdir()
     with pytest.raises(FileNotFoundError, match="ECG_DATA"):
         next(READERS["mitdb"](tmp_path))
+
+
+def test_every_source_has_a_licence_that_lets_weights_go_on() -> None:
+    assert LICENCES.keys() == READERS.keys()
+    assert not any("SA" in licence.split("(")[0] for licence in LICENCES.values())
