@@ -36,7 +36,7 @@ from agent.station.trace import Trace
 
 FRAME = struct.Struct("<4sI")
 """Head of a binary message: ``ECG1``, number of records."""
-_FRAMES = 64  # ticks that a viewer may be behind before it loses any
+_FRAMES = 32  # ticks that a viewer may be behind before it loses any
 _RATE_EVERY = 2.0  # s between two estimates of a bed's heart rate
 _RATES_PER_TICK = 8  # so that many beds never make one long tick
 _DEVICE_SILENT = 10.0  # s after which another device of the bed may take the strip over

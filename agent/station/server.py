@@ -248,7 +248,12 @@ class Station:
         for _bed in self._board.names():
             self._board.refresh_rates(now, 1)
             await asyncio.sleep(0)  # a ward of estimates is no reason to keep the line waiting
-        return web.json_response({**self._hello(), **self._beat(), "beds": self._board.tiles(-1, time.monotonic())})
+        latency = {
+            "prediction": self._metrics.prediction_latency.summary(),
+            "alert": self._metrics.alert_latency.summary(),
+        }
+        beds = self._board.tiles(-1, time.monotonic())
+        return web.json_response({**self._hello(), **self._beat(), "latency": latency, "beds": beds})
 
     # The websocket.
 

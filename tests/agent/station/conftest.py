@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,3 +159,9 @@ def build(manifest: Manifest, metrics: Metrics) -> Callable[..., Station]:
 async def station(build: Callable[..., Station]) -> AsyncIterator[Station]:
     async with build() as station:
         yield station
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """Makers of the line's messages: ``make.samples(...)``, ``make.prediction(...)``, ``make.alert(...)``."""
+    return SimpleNamespace(samples=samples, prediction=prediction, alert=alert, channels=channels)

@@ -1,0 +1,188 @@
+"""What the tiles show, and what they must not."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent.core.ecg import Encounter, EncounterChange, EncounterEvent, Gap, GapReason, Lead, Priority
+from agent.core.manifest import Manifest
+from agent.station.board import FRAME, Board
+from agent.station.trace import RECORD
+
+ADA = Encounter(patient_ids=("1^^^H^MR",), family_name="CANARY", given_name="ADA", birth_date="19300101")
+BOB = Encounter(patient_ids=("2^^^H^MR",), family_name="OTHER")
+
+
+@pytest.fixture
+def board(manifest: Manifest) -> Board:
+    return _board(manifest)
+
+
+def _board(manifest: Manifest, *, show_patients: bool = False) -> Board:
+    return Board(
+        manifest,
+        lead=Lead.II,
+        seconds=12.0,
+        findings=3,
+        show_patients=show_patients,
+        synthetic=frozenset({"st/icu/9"}),
+    )
+
+
+def _tile(board: Board, bed: str = "st/icu/1", now: float = 0.0) -> dict[str, Any]:
+    return next(tile for tile in board.tiles(-1, now) if tile["bed"] == bed)
+
+
+def test_findings_are_those_with_evidence_in_plain_words(board: Board, make: SimpleNamespace) -> None:
+    board.prediction(make.prediction("st/icu/1", [0.1, 0.91, 0.4, 0.99]))
+    findings = _tile(board)["findings"]
+    assert [f["label"] for f in findings] == ["Afib", "Right bundle branch block", "Sinusal"], "no Brugada: no evidence"
+    assert findings[0]["text"] == "Atrial fibrillation"
+    assert findings[0]["probability"] == pytest.approx(0.91)
+    assert [f["threshold"] for f in findings] == [0.8, None, None]
+    assert _tile(board)["provenance"] == {
+        **dict.fromkeys(["I", "II"], "measured"),
+        **dict.fromkeys(["III", "aVR", "aVL", "aVF"], "derived"),
+        **dict.fromkeys(["V1", "V2", "V3", "V4", "V5", "V6"], "missing"),
+    }
+
+
+def test_alerts_open_renew_and_close_most_urgent_first(board: Board, make: SimpleNamespace) -> None:
+    board.alert(make.alert())
+    board.alert(make.alert(number=2))
+    assert [(a["title"], a["priority"], a["acknowledged"]) for a in _tile(board)["alerts"]] == [
+        ("Atrial fibrillation", "PM", [])
+    ]
+    board.delivered("hl7", "m1")
+    board.delivered("mqtt", "m2")
+    board.delivered("mqtt", "unknown")
+    assert _tile(board)["alerts"][0]["acknowledged"] == ["hl7", "mqtt"]
+    board.alert(make.alert(active=False, number=3))
+    assert _tile(board)["alerts"] == []
+
+
+def test_a_bed_with_an_open_alert_is_not_forgotten(board: Board, make: SimpleNamespace) -> None:
+    board.samples(make.samples(), "mqtt")
+    board.alert(make.alert(priority=Priority.HIGH))
+    board.forget("st/icu/1")
+    assert board.names() == ["st/icu/1"]
+    board.alert(make.alert(active=False))
+    roster = board.roster
+    board.forget("st/icu/1")
+    assert board.names() == []
+    assert board.roster > roster
+    board.forget("never/seen/1")
+
+
+def test_state_is_json_and_the_mark_of_the_generator_is_there(board: Board, make: SimpleNamespace) -> None:
+    for bed in ("st/icu/1", "st/icu/9"):
+        board.samples(make.samples(bed, received=10.0), "hl7")
+        board.prediction(make.prediction(bed, [0.9, 0.1, 0.1, 0.1]))
+    board.alert(make.alert())
+    board.gap(Gap("st/icu/1", "m1", 0.0, 1.0, GapReason.INVALID), 11.0)
+    tiles = json.loads(json.dumps(board.tiles(-1, 12.5), allow_nan=False))
+    assert [(t["bed"], t["synthetic"], t["transport"], t["lead"], t["age"]) for t in tiles] == [
+        ("st/icu/1", False, "hl7", "II", 2.5),
+        ("st/icu/9", True, "hl7", "II", 2.5),
+    ]
+    assert tiles[0]["gap"] == {"reason": "invalid", "age": 1.5}
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_names_only_where_asked_for(manifest: Manifest, make: SimpleNamespace, show: bool) -> None:
+    board = _board(manifest, show_patients=show)
+    board.samples(make.samples(encounter=ADA), "hl7")
+    board.encounter(EncounterChange(EncounterEvent.ADMIT, "st/icu/1", ADA, 0.0))
+    assert ("CANARY" in json.dumps(board.tiles(-1, 0.0))) == show
+
+
+@pytest.mark.parametrize("event", [EncounterEvent.ADMIT, EncounterEvent.DISCHARGE, EncounterEvent.TRANSFER])
+def test_nothing_of_one_patient_is_shown_as_anothers(
+    manifest: Manifest, make: SimpleNamespace, event: EncounterEvent
+) -> None:
+    board = _board(manifest, show_patients=True)
+    for bed in ("st/icu/1", "st/icu/2"):
+        board.samples(make.samples(bed, encounter=ADA if bed.endswith("1") else None), "hl7")
+        board.prediction(make.prediction(bed, [0.1, 0.9, 0.1, 0.1]))
+    board.tick(1.0)
+    prior = "st/icu/2" if event is EncounterEvent.TRANSFER else None
+    board.encounter(EncounterChange(event, "st/icu/1", BOB, 0.0, prior_bed=prior))
+    board.tick(2.0)
+    tile = _tile(board)
+    assert tile["findings"] == []
+    assert tile["patient"] == (None if event is EncounterEvent.DISCHARGE else "OTHER")
+    assert (_tile(board, "st/icu/2")["findings"] == []) == (prior is not None)
+    _, count = FRAME.unpack_from(board.history())
+    assert count == (0 if prior else 1), "the strip before the change is gone"
+
+
+def test_another_patient_in_the_waveform_wipes_too_but_an_update_does_not(board: Board, make: SimpleNamespace) -> None:
+    board.samples(make.samples(encounter=ADA), "hl7")
+    board.prediction(make.prediction("st/icu/1", [0.1, 0.9, 0.1, 0.1]))
+    renamed = Encounter(patient_ids=("1^^^H^MR",), family_name="NEW")
+    board.encounter(EncounterChange(EncounterEvent.UPDATE, "st/icu/1", renamed, 0.0))
+    assert _tile(board)["findings"]
+    board.samples(make.samples(start=1001.0, encounter=BOB), "hl7")
+    assert not _tile(board)["findings"]
+
+
+def test_the_lead_of_the_strip(board: Board, make: SimpleNamespace) -> None:
+    board.samples(make.samples("a/b/1", leads=(Lead.V5, Lead.I)), "mqtt")
+    board.samples(make.samples("a/b/2", leads=(Lead.V6, Lead.II)), "mqtt")
+    assert _tile(board, "a/b/1")["lead"] == "I"
+    assert _tile(board, "a/b/2")["lead"] == "II"
+
+
+def test_a_second_device_takes_over_only_when_the_first_is_silent(board: Board, make: SimpleNamespace) -> None:
+    board.samples(make.samples(received=0.0), "mqtt")
+    board.samples(make.samples(received=1.0, device="m2", leads=(Lead.V1,)), "mqtt")
+    assert _tile(board)["lead"] == "II"
+    board.samples(make.samples(received=20.0, device="m2", leads=(Lead.V1,)), "mqtt")
+    assert _tile(board)["lead"] == "V1"
+
+
+def test_heart_rate_comes_and_goes_with_the_signal(board: Board, make: SimpleNamespace) -> None:
+    t = np.arange(250) / 250.0
+    beat = np.exp(-0.5 * ((t - 0.3) / 0.012) ** 2)
+    for k in range(10):
+        board.samples(make.samples(start=1000.0 + k, received=float(k), value=beat), "mqtt")
+    assert _tile(board)["rate"] is None, "nobody looks, nothing is computed"
+    board.tick(9.5)
+    assert _tile(board)["rate"] == 60.0
+    board.tick(30.0)
+    assert _tile(board)["rate"] is None
+
+
+def test_viewers_that_are_behind_lose_frames_and_learn_how_many(board: Board, make: SimpleNamespace) -> None:
+    for k in range(40):
+        board.samples(make.samples(start=1000.0 + k, received=float(k)), "mqtt")
+        board.tick(float(k))
+    frames, lost = board.frames(0)
+    assert (len(frames), lost, board.next_frame) == (32, 8, 40)
+    frames, lost = board.frames(38)
+    assert (len(frames), lost) == (2, 0)
+    magic, count = FRAME.unpack_from(frames[-1])
+    assert (magic, count) == (b"ECG1", 1)
+    assert RECORD.unpack_from(frames[-1], FRAME.size)[4] == 39 * 250
+    assert board.frames(40) == ([], 0)
+
+
+def test_only_changed_tiles_are_told(board: Board, make: SimpleNamespace) -> None:
+    for bed in ("a/b/1", "a/b/2"):
+        board.samples(make.samples(bed), "mqtt")
+    seen = board.revision
+    assert board.tiles(seen, 0.0) == []
+    board.samples(make.samples("a/b/1", start=1001.0), "mqtt")
+    assert board.tiles(seen, 0.0) == [], "a block of signal is no change of state"
+    board.prediction(make.prediction("a/b/2", [0.5, 0.5, 0.5, 0.5]))
+    assert [t["bed"] for t in board.tiles(seen, 0.0)] == ["a/b/2"]
+
+
+def test_a_prediction_of_another_model_is_not_misread(board: Board, make: SimpleNamespace) -> None:
+    board.prediction(make.prediction("a/b/1", [0.5, 0.5]))
+    assert _tile(board, "a/b/1")["findings"] == []
