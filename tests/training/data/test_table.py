@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agent.core.ecg import LEADS, Lead
+from agent.core.ecg import LEADS, Lead, Window
 from agent.core.filters import Preprocessing, prepare
 from agent.core.labels import index_of
 from agent.core.leads import LEAD_INDEX, derive
+from agent.core.windowing import Windower, WindowingSettings
+from agent.sources.replay import wfdb_samples
 from training.data.readers import cpsc2021
 from training.data.recording import Recording
 from training.data.table import WindowTable, prepare_all
@@ -40,6 +43,21 @@ def test_a_batch_is_what_the_ward_would_feed_the_network(cache: Path, data_dir: 
     assert only.sum() == 2
     assert not measured[0, LEAD_INDEX[Lead.III]].any()
     assert table.labels[i, index_of("Afib")] == 1
+
+
+def test_training_windows_are_the_line_s_own(cache: Path, data_dir: Path) -> None:
+    """The same record replayed through the windower gives the same network input: training sees what serving does."""
+    table = WindowTable.load(cache)
+    windower = Windower(WindowingSettings())
+    blocks = islice(wfdb_samples(data_dir / "cpsc2021_af" / "data_92_19", start=1000.0), 60)
+    windows = [made for block in blocks for made in windower.push(block) if isinstance(made, Window)]
+    assert len(windows) >= 9
+    for window in windows:
+        i = np.flatnonzero((table.record == "data_92_19") & (np.abs(table.start - (window.start - 1000.0)) < 1e-3))
+        trained, mask = table.batch(i)
+        live = prepare(window.samples[None], window.rate, Preprocessing())
+        assert window.leads == tuple(lead for lead, there in zip(LEADS, mask[0], strict=True) if there)
+        np.testing.assert_allclose(trained, live, atol=0.5)
 
 
 def test_twelve_lead_windows_come_whole_and_in_any_order(cache: Path) -> None:
