@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 from typing import Self
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 _TICK = 1.0
 """Seconds after which an idle engine thread counts progress, so that a quiet ward does not look like a dead thread."""
 _HELD = 4
-"""Batches of predictions that may wait for the loop; at this many the thread waits too, and the queue drops."""
+"""Batches of predictions that may be unread or in the reader's hands; then the thread waits and the queue drops."""
 
 
 class DropReason(StrEnum):
@@ -91,6 +92,15 @@ def _arrival(window: Window) -> float:
     return window.received
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the engine thread made of one batch."""
+
+    windows: int
+    predictions: tuple[Prediction, ...]
+    """Fewer than ``windows`` where some were not finite."""
+
+
 class Batcher:
     """Owns the engine thread. An async context manager, and an async iterator of predictions for one reader.
 
@@ -119,7 +129,10 @@ class Batcher:
         self._batch_began: float | None = None
         self._progress = 0
         # The loop's own.
-        self._results: asyncio.Queue[tuple[Prediction, ...] | None] = asyncio.Queue()
+        self._results: asyncio.Queue[_Answer | None] = asyncio.Queue()
+        self._reading: _Answer | None = None
+        self._unanswered = 0
+        self._answered = asyncio.Event()
         self._failure: BaseException | None = None
         self._ended = asyncio.Event()
         self._engine = ""
@@ -177,8 +190,25 @@ class Batcher:
                 dropped = self._queue.push(window)
                 self._metrics.queue.set(len(self._queue))
                 self._changed.notify()
-            if dropped is not None:
+            if dropped is None:
+                self._unanswered += 1
+            else:
                 self._drop(dropped)
+
+    async def drain(self, waiting: int = 0) -> None:
+        """Wait until at most ``waiting`` windows are without an answer that the reader is done with.
+
+        A window is done with when the reader asks for the batch after its own. For recordings, which can wait and
+        shall lose nothing; a live feed never calls it.
+
+        Raises:
+            EngineError: the engine failed or missed its deadline.
+        """
+        while self._unanswered > waiting:
+            if self._failure is not None:
+                raise self._stopped()
+            self._answered.clear()
+            await self._answered.wait()
 
     def __aiter__(self) -> Self:
         return self
@@ -189,16 +219,29 @@ class Batcher:
         Raises:
             EngineError: the engine failed or missed its deadline.
         """
-        predictions = None if self._failure is not None else await self._results.get()
-        if predictions is None:
+        if self._reading is not None:
+            self._done(self._reading)
+            self._reading = None
+        answer = None if self._failure is not None else await self._results.get()
+        if answer is None:
             self._results.put_nowait(None)
             if self._failure is None:
                 raise StopAsyncIteration
-            raise EngineError(f"the engine stopped ({self._failure}); the agent has to start anew.") from self._failure
+            raise self._stopped()
+        self._reading = answer
+        return answer.predictions
+
+    def _done(self, answer: _Answer) -> None:
+        self._unanswered -= answer.windows
+        self._answered.set()
         with self._changed:
             self._held -= 1
             self._changed.notify()
-        return predictions
+
+    def _stopped(self) -> EngineError:
+        error = EngineError(f"the engine stopped ({self._failure}); the agent has to start anew.")
+        error.__cause__ = self._failure
+        return error
 
     def _drop(self, reason: DropReason, count: int = 1) -> None:
         self._metrics.windows_dropped.labels(reason=reason.value).inc(count)
@@ -209,6 +252,7 @@ class Batcher:
             left = len(self._queue.take(len(self._queue)))
             self._changed.notify()
         if left:
+            self._unanswered -= left
             self._drop(DropReason.SHUTDOWN, left)
 
     async def _watch_deadline(self) -> None:
@@ -226,16 +270,20 @@ class Batcher:
         elif self._failure is None:
             log.error("engine_failed", error=type(error).__name__)
             self._failure = error
+            self._answered.set()
             self._results.put_nowait(None)
 
     def _start(self, engine: str) -> None:
         if not self._started.done():
             self._started.set_result(engine)
 
-    def _deliver(self, predictions: tuple[Prediction, ...]) -> None:
-        for prediction in predictions:
+    def _deliver(self, answer: _Answer) -> None:
+        for prediction in answer.predictions:
             self._metrics.prediction_latency.observe(prediction.completed - prediction.window.received)
-        self._results.put_nowait(predictions)
+        if answer.predictions:
+            self._results.put_nowait(answer)
+        else:
+            self._done(answer)
 
     # ---- the engine thread -------------------------------------------------------------------------------------
 
@@ -245,13 +293,12 @@ class Batcher:
                 with self._open() as backend:
                     loop.call_soon_threadsafe(self._start, backend.name)
                     while batch := self._take():
-                        predictions = self._predict(backend, batch)
+                        answer = _Answer(len(batch), self._predict(backend, batch))
                         with self._changed:
                             self._batch_began = None
                             self._progress += 1
-                            self._held += bool(predictions)
-                        if predictions:
-                            loop.call_soon_threadsafe(self._deliver, predictions)
+                            self._held += 1
+                        loop.call_soon_threadsafe(self._deliver, answer)
             except BaseException as error:  # noqa: BLE001  the thread's top: whatever it is, the loop must hear of it
                 loop.call_soon_threadsafe(self._fail, error)
             else:

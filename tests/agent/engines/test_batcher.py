@@ -271,6 +271,35 @@ async def test_a_slow_reader_holds_the_engine_and_the_queue_drops(
     assert dropped(metrics, DropReason.OVERLOAD) == 14
 
 
+async def test_drain_waits_for_the_reader_to_be_done(
+    bundle: Bundle, watched: Watched, make_window: WindowMaker
+) -> None:
+    engine_settings = EngineSettings(queue_per_bed=64)
+    read: list[Prediction] = []
+
+    async def reader() -> None:
+        async for batch in batcher:
+            await asyncio.sleep(0.02)
+            read.extend(batch)
+
+    async with Batcher(opener(watched), bundle.manifest, engine_settings, Metrics()) as batcher:
+        await asyncio.wait_for(batcher.drain(), 1)  # nothing to wait for
+        task = asyncio.create_task(reader())
+        for i in range(30):
+            batcher.submit(make_window(seed=i, rate=100.0))
+            await asyncio.wait_for(batcher.drain(waiting=12), 10)
+            assert len(read) >= i + 1 - 12
+        batcher.submit(make_window(samples=np.full((12, 5000), np.nan, np.float32)))  # has no answer
+        await asyncio.wait_for(batcher.drain(), 10)
+        assert [p.window.start for p in read] == list(range(30))
+        watched.fail = True
+        batcher.submit(make_window())
+        with pytest.raises(EngineError, match="fell off"):
+            await asyncio.wait_for(batcher.drain(), 10)
+        with pytest.raises(EngineError, match="fell off"):
+            await task
+
+
 async def test_an_engine_that_hangs_is_fatal(bundle: Bundle, watched: Watched, make_window: WindowMaker) -> None:
     watched.go.clear()
     began = time.monotonic()
