@@ -132,7 +132,7 @@ def test_offset_binary_as_seen_in_the_field() -> None:
         ({"rate": 250, "leads": {"II": [[1]]}}, Reason.VALUES),
         ({"rate": 250, "leads": {"II": [1e10]}}, Reason.VALUES),
         ({"rate": 250, "leads": {"II": [1], "I": [1, 2]}}, Reason.LENGTH),
-        ({"rate": 250, "leads": {"II": [1] * 9}, "channels": [{"code": 1, "rate": 50, "values": [1]}]}, Reason.LENGTH),
+        ({"rate": 250, "leads": {"II": [1] * 20}, "channels": [{"code": 1, "rate": 50, "values": [1]}]}, Reason.LENGTH),
         ({"rate": 250, "scale": 0, "leads": {"II": [1]}}, Reason.SCALE),
         ({"rate": 250, "scale": "1", "leads": {"II": [1]}}, Reason.SCALE),
         ({"rate": 250, "time": "yesterday", "leads": {"II": [1]}}, Reason.TIME),

@@ -1,0 +1,340 @@
+"""The source against a real mosquitto: blocks in order, once each, whatever others publish."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from structlog.testing import capture_logs
+
+from agent.core.ecg import LEADS, Event, Fault, Lead, Samples
+from agent.core.mqtt import BINARY_TYPE, ecg_block, encode_binary, encode_cbor, encode_json, encode_offset_binary
+from agent.metrics import Metrics
+from agent.mqtt_link import BrokerSettings, MqttLink
+from agent.sources.mqtt import FaultLog, MqttSource, MqttSourceSettings, SequenceTracker, Verdict
+
+TOPIC = "ward/v1/north/icu/{}/ecg/monitor"
+
+
+def source_settings(port: int, **more: Any) -> MqttSourceSettings:
+    more = {"host": "127.0.0.1", "reconnect_min": 0.05, "reconnect_max": 0.2} | more
+    return MqttSourceSettings(port=port, **more)
+
+
+def writer_of(port: int) -> MqttLink:
+    mine = BrokerSettings(host="127.0.0.1", port=port, client_id="device", reconnect_min=0.05, reconnect_max=0.2)
+    return MqttLink(mine, Metrics(), "device")
+
+
+def block(sequence: int | None, *, start: float | None = 0.0, n: int = 50, **fields: Any) -> Samples:
+    leads = {Lead.I: np.full(n, 0.25, np.float32), Lead.II: np.full(n, 0.5, np.float32)}
+    begin = None if start is None else 1.75e9 + start + (sequence or 0) * 0.2
+    return ecg_block("north/icu/7", "monitor", leads, 250.0, start=begin, sequence=sequence, **fields)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def within(seconds: float, what: Any) -> Any:
+    async with asyncio.timeout(seconds):
+        return await what
+
+
+class Line:
+    """A source with its queue, and a device beside it."""
+
+    def __init__(self, port: int, size: int = 100, **more: Any) -> None:
+        self.metrics = Metrics()
+        self.queue: asyncio.Queue[Event] = asyncio.Queue(size)
+        self.source = MqttSource(source_settings(port, **more), self.metrics)
+        self.device = writer_of(port)
+        self._tasks = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Line:
+        await self.source.__aenter__()
+        await self.device.__aenter__()
+        await self._tasks.__aenter__()
+        self._run = self._tasks.create_task(self.source.run(self.queue))
+        await self.ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._run.cancel()
+        await self._tasks.__aexit__(None, None, None)
+        await self.device.__aexit__(None, None, None)
+        await self.source.__aexit__(None, None, None)
+
+    async def ready(self) -> None:
+        await within(10, self.source.subscribed.wait())
+        await within(10, self.device.connected.wait())
+
+    async def send(self, payload: bytes, bed: str = "7", **options: Any) -> None:
+        await within(5, self.device.publish(TOPIC.format(bed), payload, **options))
+
+    async def next(self) -> Samples:
+        event = await within(5, self.queue.get())
+        assert isinstance(event, Samples)
+        return event
+
+    def count(self, name: str, **labels: str) -> float:
+        return value(self.metrics, f"deepecg_{name}_total", transport="mqtt", **labels)
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+async def test_every_payload_reaches_the_queue(mosquitto: int, protocol: str) -> None:
+    async with Line(mosquitto, protocol=protocol) as line:
+        for i, encode in enumerate((encode_binary, encode_cbor, encode_json, encode_offset_binary)):
+            await line.send(encode(block(i)))
+            got = await line.next()
+            assert (got.bed, got.device, got.sequence) == ("north/icu/7", "monitor", i)
+            np.testing.assert_allclose(got.values[1], 0.5, atol=1e-3)
+            assert got.received > 0
+        await line.send(encode_binary(block(4)), content_type=BINARY_TYPE)
+        assert (await line.next()).sequence == 4
+        assert line.count("messages") == 5
+        assert line.count("sequence_gaps") == 0
+
+
+async def test_a_message_is_acknowledged_only_once_it_is_held(mosquitto: int) -> None:
+    """The connection is cut while a block waits for room: it comes again, is known, and passes once."""
+    async with Line(mosquitto, size=1) as line:
+        for i in range(4):
+            await line.send(encode_binary(block(i)))
+        await asyncio.sleep(0.2)  # 0 is in the queue, 1 waits at the door, 2 and 3 in the inbox
+        assert line.source._link._up is not None
+        line.source._link._up.drop("cut by the test")
+        await asyncio.sleep(0.05)
+        await line.ready()
+        await asyncio.sleep(0.2)
+        assert [(await line.next()).sequence for _ in range(4)] == [0, 1, 2, 3]
+        await line.send(encode_binary(block(4)))
+        assert (await line.next()).sequence == 4
+        assert line.count("duplicates") == 1
+        assert line.count("sequence_gaps") == 0
+
+
+async def test_the_broker_is_killed_mid_stream(start_mosquitto: Callable[..., Any]) -> None:
+    broker = start_mosquitto()
+    async with Line(broker.port) as line:
+        for i in range(5):
+            await line.send(encode_binary(block(i)))
+        broker.stop(signal.SIGKILL)
+        await asyncio.sleep(0.2)
+        broker.start()
+        await asyncio.sleep(0.1)
+        await line.ready()
+        for i in range(8, 10):  # 5 to 7 were lost with the broker
+            await line.send(encode_binary(block(i)))
+        assert [(await line.next()).sequence for _ in range(7)] == [0, 1, 2, 3, 4, 8, 9]
+        assert line.count("sequence_gaps") == 3
+
+
+async def test_a_device_sends_again(mosquitto: int) -> None:
+    async with Line(mosquitto) as line:
+        for i in (0, 1, 1, 2, 0, 3, 3):
+            await line.send(encode_binary(block(i)))
+        assert [(await line.next()).sequence for _ in range(4)] == [0, 1, 2, 3]
+        assert line.count("duplicates") == 3
+
+
+async def test_one_devices_garbage_never_touches_anothers(mosquitto: int) -> None:
+    garbage = (
+        b"",
+        b"\x00" * 100,
+        b"DECG",
+        b"{",
+        b"{}",
+        b"\xa0",
+        encode_binary(block(0))[:-1],
+        b'{"rate":"x","leads":{}}',
+    )
+    with capture_logs() as logs:
+        async with Line(mosquitto) as line:
+            for i in range(30):
+                await line.send(garbage[i % len(garbage)], bed="8")
+                await line.send(encode_binary(block(i)))
+                assert (await line.next()).sequence == i
+            assert sum(line.count("faults", reason=r) for r in ("syntax", "length", "rate", "channels")) == 30
+            assert line.queue.empty()
+    refusals = [entry for entry in logs if entry["event"] == "mqtt_message_refused"]
+    assert {entry["bed"] for entry in refusals} == {"north/icu/8"}
+    assert len(refusals) <= 4  # once per kind, not once per message
+
+
+async def test_retained_messages_are_stale(mosquitto: int) -> None:
+    async with writer_of(mosquitto) as device:
+        await within(5, device.connected.wait())
+        await device.publish(TOPIC.format("7"), encode_binary(block(0)), retain=True)
+    async with Line(mosquitto) as line:
+        await line.send(encode_binary(block(1)))
+        assert (await line.next()).sequence == 1
+
+
+async def test_beds_that_the_broker_may_not_speak_for(mosquitto: int) -> None:
+    async with Line(mosquitto, beds=("north/icu/7", "north/ward-?/*")) as line:
+        await line.send(encode_binary(block(0)), bed="8")
+        await line.send(encode_binary(block(0)), bed="7")
+        assert (await line.next()).bed == "north/icu/7"
+        assert line.count("refused", reason="bed") == 1
+        assert line.count("faults", reason="topic") == 1
+
+
+async def test_several_templates(mosquitto: int) -> None:
+    topics = ("ward/v1/{site}/{unit}/{bed}/ecg/{device}", "gateway/{bed}")
+    async with Line(mosquitto, topics=topics, site="south", unit="ccu", device="gw") as line:
+        await line.device.publish("gateway/3", encode_json(block(0)))
+        got = await line.next()
+        assert (got.bed, got.device) == ("south/ccu/3", "gw")
+
+
+async def test_a_slow_line_holds_the_broker_back(mosquitto: int) -> None:
+    async with Line(mosquitto, size=1, receive_maximum=3) as line:
+        sending = asyncio.create_task(send_many(line, 40))
+        for i in range(40):
+            await asyncio.sleep(0.005)
+            assert (await line.next()).sequence == i
+        await within(5, sending)
+        assert line.count("sequence_gaps") == line.count("duplicates") == 0
+
+
+async def send_many(line: Line, count: int) -> None:
+    for i in range(count):
+        await line.send(encode_binary(block(i)))
+
+
+async def test_patient_data_stay_out_of_logs_and_metrics(mosquitto: int) -> None:
+    canary = "KANARIENVOGEL"
+    with capture_logs() as logs:
+        async with Line(mosquitto) as line:
+            await line.send(encode_json(block(0, patient=(canary,))))
+            await line.next()
+            for payload in (
+                encode_json(block(1, patient=(canary,))).replace(b'"rate":250.0', b'"rate":-1'),
+                b'{"rate":250,"leads":{"%s":[1]}}' % canary.encode(),
+                b'{"rate":250,"patient":["%s\\r"],"leads":{"II":[1]}}' % canary.encode(),
+                canary.encode(),
+                b'{"%s":' % canary.encode(),
+                b'{"rate":"%s","leads":{"II":[1]}}' % canary.encode(),
+                b'{"rate":250,"time":"%s","leads":{"II":[1]}}' % canary.encode(),
+            ):
+                await line.send(payload)
+            await asyncio.sleep(0.3)
+            assert line.count("messages") == 8
+            assert canary.encode() not in line.metrics.render()
+    assert canary not in repr(logs)
+
+
+# --- sequences
+
+
+def judge_all(blocks: list[tuple[int, float | None]], remember: int = 64) -> list[Verdict]:
+    tracker = SequenceTracker(remember)
+    return [tracker.judge(number, start, b"%d" % number)[0] for number, start in blocks]
+
+
+def test_verdicts() -> None:
+    v = Verdict
+    assert judge_all([(5, 5.0), (6, 6.0), (6, 6.0), (9, 9.0), (8, 8.0), (8, 8.0), (10, 10.0)]) == [
+        v.NEXT, v.NEXT, v.DUPLICATE, v.GAP, v.LATE, v.DUPLICATE, v.NEXT,
+    ]  # fmt: skip
+
+
+def test_a_restart_while_the_numbers_are_remembered() -> None:
+    v = Verdict
+    assert judge_all([(0, 100.0), (1, 101.0), (2, 102.0), (0, 110.0), (1, 111.0), (1, 111.0), (2, 112.0)]) == [
+        v.NEXT, v.NEXT, v.NEXT, v.RESTART, v.NEXT, v.DUPLICATE, v.NEXT,
+    ]  # fmt: skip
+
+
+def test_a_restart_far_back_and_far_ahead() -> None:
+    assert judge_all([(100_000, 1.0), (0, 2.0), (1, 3.0)]) == [Verdict.NEXT, Verdict.RESTART, Verdict.NEXT]
+    assert judge_all([(1, 1.0), (2**40, 2.0), (2**40 + 1, 3.0)]) == [Verdict.NEXT, Verdict.RESTART, Verdict.NEXT]
+    assert judge_all([(65535, None), (0, None)]) == [Verdict.NEXT, Verdict.RESTART]
+
+
+def test_without_a_clock_the_bytes_tell() -> None:
+    tracker = SequenceTracker(8)
+    assert tracker.judge(1, None, b"a")[0] is Verdict.NEXT
+    assert tracker.judge(1, None, b"a")[0] is Verdict.DUPLICATE
+    assert tracker.judge(1, None, b"b")[0] is Verdict.RESTART
+
+
+def test_the_count_of_a_gap() -> None:
+    tracker = SequenceTracker(8)
+    tracker.judge(1, 1.0, b"")
+    assert tracker.judge(5, 5.0, b"") == (Verdict.GAP, 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=80))
+def test_no_block_passes_twice_and_none_is_lost(order: list[int]) -> None:
+    """Any order and repetition of blocks of one run of the device, within what is remembered."""
+    tracker = SequenceTracker(64)
+    highest, passed = -1, []
+    for number in order:
+        verdict, _ = tracker.judge(number, 100.0 + number, b"")
+        assert verdict is not Verdict.RESTART
+        if verdict is not Verdict.DUPLICATE:
+            passed.append(number)
+        highest = max(highest, number)
+    assert sorted(passed) == sorted(set(order))
+
+
+def test_memory_is_bounded() -> None:
+    tracker = SequenceTracker(16)
+    for i in range(1000):
+        tracker.judge(i * 2, float(i), b"")
+    assert len(tracker._seen) == 16
+
+
+def test_devices_are_forgotten_beyond_the_bound() -> None:
+    source = MqttSource(source_settings(1883, max_devices=3), Metrics())
+    for i in range(10):
+        sample = ecg_block(f"a/b/{i}", "d", {LEADS[0]: np.zeros(3, np.float32)}, 250.0, sequence=1, start=1.0)
+        assert source._is_new(sample, b"")
+    assert [bed for bed, _ in source._sequences] == ["a/b/7", "a/b/8", "a/b/9"]
+
+
+def test_faults_are_logged_at_most_once_a_minute_with_their_count() -> None:
+    faults = FaultLog(seconds=60.0, most=2)
+    fault = Fault("syntax", "wrong")
+    with capture_logs() as logs:
+        for now in range(200):
+            faults.report(fault, None, float(now))
+    assert [entry["more"] for entry in logs] == [0, 59, 59, 59]
+    for i in range(10):
+        faults.report(Fault(f"r{i}", "wrong"), None, 0.0)
+    assert len(faults._last) == 2
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("field", "content"),
+    [
+        ("topics", ["ward/{site}/{unit}"]),
+        ("topics", []),
+        ("topics", ["ward/{bed}"]),
+        ("qos", 2),
+        ("port", 0),
+        ("client_id", ""),
+        ("keepalive", 0),
+        ("no_such_key", 1),
+    ],
+)
+def test_bad_settings_are_refused(field: str, content: object) -> None:
+    with pytest.raises(ValidationError):
+        MqttSourceSettings.model_validate({field: content})
+
+
+def test_defaults() -> None:
+    assert MqttSourceSettings().templates()[0].filter == "ward/v1/+/+/+/ecg/+"
