@@ -97,8 +97,8 @@ class MqttSink:
         """Publish one message; False where the connection is gone, so that the rest waits for the next one."""
         try:
             heard = await self._link.publish(
-                self._template.topic(alert.bed),
-                json_from_alert(alert, patient=self._settings.patient),
+                self._template.topic(alert.bed, alert.device),
+                message_from_alert(alert, patient=self._settings.patient),
                 content_type=JSON_TYPE,
                 within=self._settings.acknowledge_within,
             )
@@ -123,7 +123,7 @@ class MqttSink:
         return True
 
 
-def json_from_alert(alert: Alert, *, patient: bool = True) -> bytes:
+def message_from_alert(alert: Alert, *, patient: bool = True) -> bytes:
     """The message of an alert; the README documents its fields. Times are ISO 8601 in UTC."""
     body: dict[str, Any] = {
         "schema": SCHEMA,

@@ -51,6 +51,11 @@ class Mosquitto:
             self._process.wait(10)
             self._process = None
 
+    def reload(self) -> None:
+        """Read users and ACLs again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
 
 @pytest.fixture
 def start_mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
