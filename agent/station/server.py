@@ -34,7 +34,7 @@ from agent.station.health import Checks, Health
 _ADVISORY = "Advisory only. Not a medical device. Never the primary alarm."
 _TICK = 0.1  # s between two frames: the page draws smoothly from its own buffer
 _BEAT = 1.0  # s between two signs of life
-_SEND_LIMIT = 10.0  # s that one viewer may take for one message before it is let go
+_SEND_LIMIT = 5.0  # s that one viewer may take for one message before it is let go
 _MAX_INBOUND = 1024  # bytes; viewers have nothing to say
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _STATIC = {
@@ -296,10 +296,13 @@ class Station:
                 await _send(ws, {"type": "beds", "beds": board.tiles(since, now)})
             frames, lost = board.frames(cursor)
             cursor = board.next_frame
-            if lost:
-                self._metrics.frames_dropped.inc(lost)
-            for frame in frames:
-                await _send(ws, frame)
+            self._metrics.frames_dropped.inc(lost)
+            for i, frame in enumerate(frames):
+                try:
+                    await _send(ws, frame)
+                except TimeoutError:
+                    self._metrics.frames_dropped.inc(len(frames) - i + board.next_frame - cursor)
+                    raise
             if now - beat >= _BEAT:
                 beat = now
                 await _send(ws, {"type": "beat", **self._beat()})
