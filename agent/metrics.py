@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
 
 class Latency:
     """Exact quantiles of the latest values, beside the histogram whose buckets are coarse. Bounded memory."""
@@ -33,6 +34,16 @@ class Latency:
         return {"count": self._count, "p50": round(p50, 4), "p99": round(p99, 4), "max": round(most, 4)}
 
 
+def totals(counter: Counter) -> dict[str, int]:
+    """A counter's values by its label values, joined by ``/``; zeros left out."""
+    found = {}
+    for family in counter.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total") and sample.value:
+                found["/".join(sample.labels.values())] = int(sample.value)
+    return found
+
+
 _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -41,6 +52,7 @@ class Metrics:
 
     def __init__(self) -> None:
         r = self.registry = CollectorRegistry()
+        ProcessCollector(registry=r)
         self.messages = Counter("deepecg_messages", "Messages read", ["transport"], registry=r)
         self.faults = Counter("deepecg_faults", "Messages or channels refused", ["transport", "reason"], registry=r)
         self.duplicates = Counter("deepecg_duplicates", "Blocks that came again", ["transport"], registry=r)
@@ -55,23 +67,30 @@ class Metrics:
         self.encounter_events = Counter("deepecg_encounter_events", "ADT events applied", ["event"], registry=r)
         self.windows = Counter("deepecg_windows", "Windows completed", registry=r)
         self.gaps = Counter("deepecg_gaps", "Stretches of signal without a window", ["reason"], registry=r)
+        self.windowing = Counter("deepecg_windowing", "What windowing put right or refused", ["kind"], registry=r)
         self.windows_dropped = Counter("deepecg_windows_dropped", "Windows dropped", ["reason"], registry=r)
         self.beds = Gauge("deepecg_beds", "Beds with a live feed", registry=r)
         self.queue = Gauge("deepecg_queue", "Windows that wait for the engine", registry=r)
-        self.batch_size = Histogram("deepecg_batch_size", "Windows in a batch", registry=r, buckets=(1, 2, 4, 8, 16, 32))
-        self.inference = Histogram("deepecg_inference_seconds", "Filter and infer one batch", registry=r, buckets=_LATENCY)
+        self.batch_size = Histogram(
+            "deepecg_batch_size", "Windows in a batch", registry=r, buckets=(1, 2, 4, 8, 16, 32)
+        )
+        self.inference = Histogram(
+            "deepecg_inference_seconds", "Filter and infer one batch", registry=r, buckets=_LATENCY
+        )
         to_prediction = "Last sample of a window (its arrival) to its prediction"
         to_alert = "Last sample of a window (its arrival) to its committed alert"
         self.prediction_latency = Latency(
             Histogram("deepecg_prediction_latency_seconds", to_prediction, registry=r, buckets=_LATENCY)
         )
-        self.alert_latency = Latency(
-            Histogram("deepecg_alert_latency_seconds", to_alert, registry=r, buckets=_LATENCY)
-        )
+        self.alert_latency = Latency(Histogram("deepecg_alert_latency_seconds", to_alert, registry=r, buckets=_LATENCY))
         self.alerts = Counter("deepecg_alerts", "Alert messages committed", ["label", "phase"], registry=r)
         self.alerts_suppressed = Counter("deepecg_alerts_suppressed", "Findings not alerted", ["reason"], registry=r)
-        self.delivered = Counter("deepecg_delivered", "Alert messages acknowledged by the receiver", ["sink"], registry=r)
-        self.delivery_failures = Counter("deepecg_delivery_failures", "Failed deliveries", ["sink", "reason"], registry=r)
+        self.delivered = Counter(
+            "deepecg_delivered", "Alert messages acknowledged by the receiver", ["sink"], registry=r
+        )
+        self.delivery_failures = Counter(
+            "deepecg_delivery_failures", "Failed deliveries", ["sink", "reason"], registry=r
+        )
         self.undelivered = Gauge("deepecg_undelivered", "Alert messages that wait for delivery", ["sink"], registry=r)
         self.frames_dropped = Counter("deepecg_page_frames_dropped", "Frames a slow page viewer lost", registry=r)
         self.healthy = Gauge("deepecg_healthy", "1 while every part of the line works", registry=r)

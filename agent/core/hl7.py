@@ -354,7 +354,7 @@ def _samples(
         values.append(wave.values)
     paced = _paced(message, patient.orders)
     return [
-        Samples(bed, device, tuple(channels), tuple(values), start, received, None, paced, encounter)
+        Samples(bed, device, tuple(channels), tuple(values), start, received, None, paced, encounter, "hl7")
         for (bed, device, start), (channels, values) in groups.items()
     ]
 

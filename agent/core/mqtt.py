@@ -163,6 +163,7 @@ def decode(
         sequence=block.sequence,
         paced=block.paced,
         encounter=encounter,
+        transport="mqtt",
     )
 
 

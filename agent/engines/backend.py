@@ -32,7 +32,7 @@ class EngineError(Exception):
 class EngineSettings(BaseModel):
     """The network, and how windows are batched for it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     bundle: Path | None = None
     """Folder of the engine bundle. Default: the demonstration bundle that comes with the package."""

@@ -53,11 +53,11 @@ _ANSWER_LIMIT = 1 << 20
 class Hl7SinkSettings(BaseModel):
     """A receiver of ORU^R40 over MLLP."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    host: str = Field(min_length=1)
+    host: str = Field(min_length=1, examples=["alerts.hospital.example"])
     """Name or address of the alert manager."""
-    port: int = Field(ge=1, le=65535)
+    port: int = Field(ge=1, le=65535, examples=[2576])
     """Its MLLP port."""
     tls: TlsSettings | None = None
     """TLS for this connection; without the table it is in the clear."""

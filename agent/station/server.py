@@ -136,6 +136,7 @@ class Station:
         folder = files("agent.station") / "static"
         self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _STATIC.items()}
         self._exit = contextlib.AsyncExitStack()
+        self._ticker: asyncio.Task[None] | None = None
         self.port = settings.port
         """The port that it listens on, once entered."""
 
@@ -155,7 +156,7 @@ class Station:
             await site.start()
             self.port = int(runner.addresses[0][1])
             self._ticker = asyncio.create_task(self._tick(), name="station ticker")
-            stack.push_async_callback(self._end_ticker)
+            stack.push_async_callback(_end, self._ticker)
             stack.push_async_callback(self._close_viewers)
             self._exit = stack.pop_all()
         return self
@@ -202,6 +203,9 @@ class Station:
 
     def health(self) -> tuple[Health, dict[str, str]]:
         """The whole line's health and the reasons; also sets the metric."""
+        if self._page_failed():
+            reason = "The page has stopped by an error of its own; the line goes on. Restart the agent when it suits."
+            self._checks.report("page", Health.DEGRADED, reason, time.monotonic())
         health, reasons = self._checks.verdict(time.monotonic())
         self._metrics.healthy.set(health is Health.OK)
         return health, reasons
@@ -286,7 +290,7 @@ class Station:
         await _send(ws, {"type": "hello", **self._hello(), "beds": beds})
         await _send(ws, history)
         beat = 0.0
-        while not ws.closed and not self._ticker.done():
+        while not ws.closed and not self._page_failed():
             now = time.monotonic()
             if roster < board.roster:
                 roster = board.roster
@@ -314,10 +318,9 @@ class Station:
             self._board.tick(time.monotonic())
             await asyncio.sleep(_TICK)
 
-    async def _end_ticker(self) -> None:
-        self._ticker.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._ticker
+    def _page_failed(self) -> bool:
+        """The page's own task has ended: viewers are let go, so that nobody looks at strips that stand still."""
+        return self._ticker is not None and self._ticker.done()
 
     async def _close_viewers(self) -> None:
         for ws in tuple(self._viewers):
@@ -352,6 +355,12 @@ async def _send(ws: web.WebSocketResponse, message: dict[str, object] | bytes) -
             await ws.send_bytes(message)
         else:
             await ws.send_str(json.dumps(message, separators=(",", ":"), allow_nan=False))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def _listen(ws: web.WebSocketResponse) -> None:
