@@ -110,7 +110,7 @@ class SqueezeExcite(nn.Module):
 
 def drop_path(x: Tensor, chance: float) -> Tensor:
     """Stochastic depth: whole samples of a residual branch are zeroed, the others scaled to keep the mean."""
-    keep = torch.empty(x.shape[0], 1, 1, dtype=x.dtype, device=x.device).bernoulli_(1.0 - chance)
+    keep = torch.empty(x.shape[0], *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1.0 - chance)
     return x * keep / (1.0 - chance)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,6 @@ from training.models.sl import DeepECGSL, config_from_state, released, sl_from_s
 
 TOLERANCE = 1e-5
 """Of logits in fp32, times the largest logit. Between fp32 and the stored fp64 outputs, 6e-6 is what rounding makes."""
-
-
-@pytest.fixture(scope="module")
-def fixtures() -> Path:
-    folder = Path(os.environ.get("ECG_FIXTURES", Path(__file__).parents[4] / "shared" / "fixtures"))
-    if not folder.is_dir():
-        pytest.skip("no reference tensors: set ECG_FIXTURES to the folder that holds sl_tiny")
-    return folder
 
 
 def formula_state(about: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -64,8 +55,8 @@ def load(folder: Path) -> tuple[DeepECGSL, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["sl_tiny", "sl_released_random", "sl_released_formula"])
-def test_parity(fixtures: Path, name: str) -> None:
-    folder = fixtures / name
+def test_parity(fixtures_dir: Path, name: str) -> None:
+    folder = fixtures_dir / name
     net, about = load(folder)
     stages: dict[str, torch.Tensor] = {}
     for stage in about["stages"]:

@@ -1,0 +1,200 @@
+"""``deepecg-train``: recordings in, an engine bundle out, in four steps that each leave their result in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from agent.core.labels import LABEL_NAMES, LABELS
+from training.bundle import as_plain, write_bundle
+from training.compile import golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
+from training.data import WindowTable, prepare_all
+from training.evaluate import Score, score_all
+from training.inference import Network, convert, samples_of
+from training.loop import State, load, train
+from training.models.sl import sl_from_state
+from training.recipes import RECIPES, Recipe
+from training.thresholds import Persistence, Replay, rules
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+
+Data = Annotated[Path, typer.Option(help="Folder that holds ptbxl500, cinc2021_mix, mitdb and cpsc2021_af.")]
+Output = Annotated[Path, typer.Argument(help="Folder of the run: checkpoints, figures, thresholds.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")]
+Threads = Annotated[int, typer.Option(min=1, help="Processor threads.")]
+
+WHOLE = "all"
+"""Name of the run on every patient that is not held out: its weights ship."""
+
+
+class CommandError(Exception):
+    """One sentence for the person at the terminal."""
+
+
+def main() -> None:
+    """Entry point; an error that a person can mend is one sentence and exit code 2."""
+    try:
+        app()
+    except (CommandError, ValueError, FileNotFoundError) as error:
+        typer.secho(f"deepecg-train: {error}", err=True, fg="red")
+        raise SystemExit(2) from error
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise CommandError(f"there is no recipe {name!r}; take one of {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+def _table(data: Path, output: Path) -> WindowTable:
+    """The prepared windows of ``output``, made first where they are not there."""
+    cache = output / "windows"
+    try:
+        return WindowTable.load(cache)
+    except FileNotFoundError:
+        typer.echo(f"preparing windows of {data} (about half a minute) …", err=True)
+        about = prepare_all(data, cache)
+        typer.echo(json.dumps({key: about[key] for key in ("recordings", "patients", "windows", "rejected")}), err=True)
+        return WindowTable.load(cache)
+
+
+def _weights(output: Path, name: str, recipe: Recipe) -> State:
+    path = output / f"{name}.pt"
+    if not path.is_file():
+        raise CommandError(f"no checkpoint {path}; run: deepecg-train train {output}")
+    saved = load(path)
+    if saved["step"] < recipe.steps:
+        raise CommandError(
+            f"{path} stopped at step {saved['step']} of {recipe.steps}; run deepecg-train train {output} to end it, or "
+            "pass --unfinished"
+        )
+    weights: State = saved["mean"]
+    return weights
+
+
+def _read(output: Path, name: str, made_by: str) -> Any:
+    path = output / name
+    if not path.is_file():
+        raise CommandError(f"no {path}; run: deepecg-train {made_by} {output}")
+    return json.loads(path.read_text("utf-8"))
+
+
+def _write(output: Path, name: str, content: Mapping[str, Any]) -> None:
+    (output / name).write_text(json.dumps(as_plain(content), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+@app.command(name="train")
+def train_command(
+    output: Output,
+    data: Data,
+    recipe: RecipeName = "demo",
+    run: Annotated[str, typer.Option(help="Comma-separated: fold numbers, or 'all' for the weights that ship.")] = "",
+    resume: Annotated[bool, typer.Option(help="Go on from checkpoints that are there.")] = True,
+    threads: Threads = 2,
+) -> None:
+    """Train the folds' networks and the one that ships (all patients but the held-out ones)."""
+    chosen = _recipe(recipe)
+    table = _table(data, output)
+    folds = table.folds(chosen.folds)
+    runs = [name.strip() for name in run.split(",") if name.strip()] or [*map(str, range(chosen.folds)), WHOLE]
+    for name in runs:
+        if name != WHOLE and not (name.isdecimal() and int(name) < chosen.folds):
+            raise CommandError(f"there is no fold {name!r}; take 0 to {chosen.folds - 1}, or {WHOLE}")
+        checkpoint = output / f"{name}.pt"
+        if checkpoint.exists() and not resume:
+            raise CommandError(f"{checkpoint} exists; pass --resume to go on with it, or remove it")
+        use = trained_on(table)
+        if name != WHOLE:
+            use &= folds != int(name)
+        train(chosen, table, use, checkpoint, threads=threads)
+
+
+@app.command()
+def evaluate(output: Output, data: Data, recipe: RecipeName = "demo", threads: Threads = 2) -> None:
+    """Score every patient by the network that never saw that patient; print and keep the figures."""
+    chosen = _recipe(recipe)
+    table = _table(data, output)
+    probabilities = np.full((len(table), len(LABELS)), np.nan, np.float32)
+    folds = np.where(trained_on(table), table.folds(chosen.folds), -1)
+    for fold in range(chosen.folds):
+        net = sl_from_state(_weights(output, str(fold), chosen))
+        network = Network(convert(net, samples_of(table.preprocessing)), threads)
+        index = np.flatnonzero(folds == fold)
+        probabilities[index] = network.predict(table, index, progress=True)
+    np.save(output / "out_of_fold.npy", probabilities)
+    scores = score_all(LABEL_NAMES, probabilities, table)
+    _write(output, "evaluation.json", {name: asdict(score) for name, score in scores.items()})
+    for score in sorted(scores.values(), key=lambda s: -s.positive_patients):
+        mark = "evidence" if score.is_evidence else ""
+        typer.echo(
+            f"{score.label:48s} {score.auroc:.3f} ({score.lower:.3f}–{score.upper:.3f}) "
+            f"{score.positive_patients:4d} + {score.negative_patients:4d} patients  {mark}"
+        )
+
+
+@app.command()
+def thresholds(output: Output, data: Data) -> None:
+    """Choose alert thresholds on continuous recordings of unseen patients; print and keep them."""
+    table = _table(data, output)
+    scores = {name: Score(**fields) for name, fields in _read(output, "evaluation.json", "evaluate").items()}
+    probabilities = np.load(output / "out_of_fold.npy")
+    persistence = Persistence()
+    evident = [
+        info.name
+        for info in LABELS
+        if info.severity.value == "pathological" and info.name in scores and scores[info.name].is_evidence
+    ]
+    chosen = rules(LABEL_NAMES, table, probabilities, evident, persistence)
+    _write(
+        output,
+        "thresholds.json",
+        {"persistence": asdict(persistence), "rules": {name: asdict(replay) for name, replay in chosen.items()}},
+    )
+    for name in evident:
+        replay = chosen.get(name)
+        if replay is None:
+            typer.echo(f"{name}: evidence, but no rule (too few continuous negatives, or the limit cannot be kept)")
+            continue
+        low, high = replay.interval
+        typer.echo(
+            f"{name}: threshold {replay.threshold:g}, {replay.false_alerts} false alerts in "
+            f"{replay.negative_hours:.1f} h, "
+            f"{replay.per_bed_day:.2f} ({low:.2f}–{high:.2f}) per bed-day; found {replay.detected}/{replay.episodes} "
+            f"episodes, {replay.detected_patients}/{replay.positive_patients} patients"
+        )
+
+
+@app.command(name="compile")
+def compile_command(
+    output: Output,
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle; replaced if it is there.")],
+    data: Data,
+    recipe: RecipeName = "demo",
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
+) -> None:
+    """Compile the run on all patients into an engine bundle with its evidence and thresholds."""
+    chosen = _recipe(recipe)
+    table = _table(data, output)
+    scores = {name: Score(**fields) for name, fields in _read(output, "evaluation.json", "evaluate").items()}
+    kept = _read(output, "thresholds.json", "thresholds")
+    persistence = Persistence(**kept["persistence"])
+    replays = {name: Replay(**fields | {"delays": tuple(fields["delays"])}) for name, fields in kept["rules"].items()}
+    training = training_of(table, chosen, scores, replays)
+    manifest = write_bundle(
+        bundle,
+        _weights(output, WHOLE, chosen),
+        golden_windows(),
+        labels_of(scores, replays, persistence),
+        identity_of(version),
+        training,
+        readme_of(training, scores, replays, persistence),
+        preprocessing=table.preprocessing,
+    )
+    size = sum(entry.size for entry in manifest.files.values())
+    typer.echo(f"{bundle}: {manifest.model_id}, {size / 1e6:.1f} MB, parity {manifest.engines[0].parity:.1e}")

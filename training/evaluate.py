@@ -1,0 +1,135 @@
+"""Evidence: pooled out-of-fold figures with intervals over patients.
+
+Every patient's windows are scored by the one network that never saw that patient. A patient counts once among the
+positives (evenly over the windows that have the finding) and once among the negatives, however long the recording;
+intervals come from drawing patients, not windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.core.ecg import FloatArray
+from training.data import WindowTable
+from training.inference import Network
+
+MIN_POSITIVE_PATIENTS = 20
+MIN_LOWER_AUROC = 0.85
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well one label was recognised on unseen patients."""
+
+    label: str
+    auroc: float
+    lower: float
+    upper: float
+    positive_patients: int
+    negative_patients: int
+    positive_windows: int
+    negative_windows: int
+
+    @property
+    def is_evidence(self) -> bool:
+        """Enough patients, and surely well above chance."""
+        return self.positive_patients >= MIN_POSITIVE_PATIENTS and self.lower >= MIN_LOWER_AUROC
+
+
+def out_of_fold(networks: Sequence[Network], table: WindowTable, folds: NDArray[np.int64]) -> FloatArray:
+    """(n, L) probability of every window by the network of its fold; NaN where the fold is -1 (held out)."""
+    out = np.full((len(table), table.labels.shape[1]), np.nan, np.float32)
+    for fold, network in enumerate(networks):
+        index = np.flatnonzero(folds == fold)
+        out[index] = network.predict(table, index)
+    return out
+
+
+def patient_weights(there: NDArray[np.bool_], who: NDArray[np.int64], patients: int) -> NDArray[np.float64]:
+    """(n,) weights that sum to one for each patient who has any window in ``there``."""
+    count = np.bincount(who[there], minlength=patients)
+    return np.where(there, 1.0 / np.maximum(count, 1)[who], 0.0)
+
+
+def weighted_auroc(
+    probability: FloatArray, positive: NDArray[np.float64], negative: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """AUROC (…,) for weights (…, n) of the positive and the negative windows; equal probabilities count one half.
+
+    NaN where a row has no positive or no negative weight.
+    """
+    order = np.argsort(probability, kind="stable")
+    _, group = np.unique(probability[order], return_inverse=True)
+    first = np.flatnonzero(np.diff(group, prepend=-1))
+    p = np.add.reduceat(positive[..., order], first, axis=-1)
+    n = np.add.reduceat(negative[..., order], first, axis=-1)
+    below = np.cumsum(n, axis=-1) - 0.5 * n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result: NDArray[np.float64] = np.sum(p * below, axis=-1) / (p.sum(axis=-1) * n.sum(axis=-1))
+    return result
+
+
+def score(
+    label: str,
+    probability: FloatArray,
+    truth: NDArray[np.int8],
+    patients: NDArray[np.str_],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Score | None:
+    """Figures of one label from probabilities (n,), truth (n,) of 1, 0, -1 and patients (n,); None without both kinds.
+
+    The interval is the 2.5 and 97.5 percentile over draws of patients with replacement.
+    """
+    use = (truth >= 0) & np.isfinite(probability)
+    if not np.any(truth[use] == 1) or not np.any(truth[use] == 0):
+        return None
+    probability, truth = probability[use], truth[use]
+    names, who = np.unique(patients[use], return_inverse=True)
+    positive = patient_weights(truth == 1, who, len(names))
+    negative = patient_weights(truth == 0, who, len(names))
+    auroc = float(weighted_auroc(probability, positive, negative))
+    rng = np.random.default_rng(seed)
+    draws = np.empty(resamples)
+    for first in range(0, resamples, 50):
+        rows = min(50, resamples - first)
+        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=rows)[:, who]
+        draws[first : first + rows] = weighted_auroc(probability, positive * times, negative * times)
+    lower, upper = np.nanpercentile(draws, [2.5, 97.5])
+    has_positive = set(who[truth == 1].tolist())
+    return Score(
+        label=label,
+        auroc=auroc,
+        lower=float(lower),
+        upper=float(upper),
+        positive_patients=len(has_positive),
+        negative_patients=len(set(who[truth == 0].tolist()) - has_positive),
+        positive_windows=int(np.sum(truth == 1)),
+        negative_windows=int(np.sum(truth == 0)),
+    )
+
+
+def score_all(
+    names: Sequence[str],
+    probabilities: FloatArray,
+    table: WindowTable,
+    use: NDArray[np.bool_] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+) -> dict[str, Score]:
+    """`score` of every label that has positive and negative windows among ``use`` (n,), in the labels' order."""
+    use = np.ones(len(table), bool) if use is None else use
+    scores = {}
+    for i, name in enumerate(names):
+        found = score(
+            name, probabilities[use, i], table.labels[use, i], table.patient[use], resamples=resamples, seed=i
+        )
+        if found is not None:
+            scores[name] = found
+    return scores

@@ -1,0 +1,223 @@
+"""Alert thresholds from continuous recordings: the alerts that the ward would have had, and how many were false.
+
+Not by Youden's index, which knows neither time nor prevalence: the threshold is the lowest at which unseen patients
+*without* the condition, replayed window by window with the agent's own persistence and hysteresis, give at most one
+false alert per bed-day, and at which every higher threshold does so too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from agent.core.ecg import LEADS, FloatArray, Lead
+from training.data import STEP_SECONDS, WindowTable
+
+MAX_PER_BED_DAY = 1.0
+CANDIDATES = tuple(round(0.02 + 0.005 * i, 3) for i in range(196))
+"""0.02 to 0.995."""
+MIN_NEGATIVE_HOURS = 12.0
+HOURS_PER_DAY = 24.0
+REQUIRED = LEADS.index(Lead.II)
+"""A bed without lead II is not offered to the network: hardly any recording trained on lacks it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Persistence:
+    """How long a finding must last, in windows, and how far it must fall."""
+
+    open_after: int = 5
+    """Ten-second windows every five seconds: five of them are thirty seconds, which the ESC guideline of 2020 asks of
+    atrial fibrillation on a monitor strip."""
+    close_after: int = 3
+    release: float = 0.5
+    """Of the threshold."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Track:
+    """One continuous recording as one label sees it; n windows in order of time."""
+
+    patient: str
+    start: NDArray[np.float64]
+    """(n,) seconds."""
+    seconds: float
+    """Length of a window."""
+    probability: FloatArray
+    """(n,)"""
+    truth: NDArray[np.int8]
+    """(n,): 1, 0, -1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a threshold would have done."""
+
+    threshold: float
+    false_alerts: int
+    negative_hours: float
+    false_alert_patients: int
+    negative_patients: int
+    episodes: int
+    """Unbroken stretches of the condition, long enough to alert."""
+    detected: int
+    positive_patients: int
+    """With such an episode."""
+    detected_patients: int
+    delays: tuple[float, ...]
+    """Seconds from the start of each detected episode to the alert: the end of its opening window."""
+
+    @property
+    def per_bed_day(self) -> float:
+        """False alerts per bed and day."""
+        return self.false_alerts / (self.negative_hours / HOURS_PER_DAY)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Exact 95 % Poisson interval of ``per_bed_day``."""
+        low, high = poisson_interval(self.false_alerts)
+        days = self.negative_hours / HOURS_PER_DAY
+        return low / days, high / days
+
+
+def poisson_interval(count: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact (Garwood) interval of the mean of a Poisson count."""
+    tail = (1 - level) / 2
+    low = float(chi2.ppf(tail, 2 * count)) / 2 if count else 0.0
+    return low, float(chi2.ppf(1 - tail, 2 * (count + 1))) / 2
+
+
+def alerts(track: Track, threshold: float, rule: Persistence) -> list[tuple[int, int]]:
+    """First and last window index of each alert, as `agent.core.alerting` opens and closes them.
+
+    The alert opens at the last of ``open_after`` consecutive windows at or above the threshold and ends at the last of
+    ``close_after`` consecutive windows below the release; a gap in time starts both counts anew.
+    """
+    release = threshold * rule.release
+    found: list[tuple[int, int]] = []
+    above = below = 0
+    opened: int | None = None
+    for i, p in enumerate(track.probability.tolist()):  # float64, as the agent compares
+        if i and not track.start[i - 1] < track.start[i] <= track.start[i - 1] + track.seconds:
+            above = below = 0
+        above = above + 1 if p >= threshold else 0
+        below = below + 1 if p < release else 0
+        if opened is None:
+            if above >= rule.open_after:
+                opened = i
+        elif below >= rule.close_after:
+            found.append((opened, i))
+            opened, above = None, 0
+    if opened is not None:
+        found.append((opened, len(track.probability) - 1))
+    return found
+
+
+def episodes(track: Track, shortest: int) -> list[tuple[int, int]]:
+    """First and last index of each unbroken run of at least ``shortest`` windows with the condition."""
+    there = np.concatenate([[0], (track.truth == 1).astype(int), [0]])
+    change = np.diff(there)
+    pairs = zip(np.flatnonzero(change == 1), np.flatnonzero(change == -1) - 1, strict=True)
+    return [(int(a), int(b)) for a, b in pairs if b - a + 1 >= shortest]
+
+
+def replay(tracks: Sequence[Track], threshold: float, rule: Persistence) -> Replay:
+    """Replay all tracks. An alert is false if the window that opens it is known to be without the condition."""
+    false = 0
+    false_patients: set[str] = set()
+    negative_patients: set[str] = set()
+    positive_patients: set[str] = set()
+    detected_patients: set[str] = set()
+    negative_windows = n_episodes = 0
+    delays: list[float] = []
+    for track in tracks:
+        raised = alerts(track, threshold, rule)
+        negative = int(np.sum(track.truth == 0))
+        negative_windows += negative
+        if negative:
+            negative_patients.add(track.patient)
+        wrong = sum(track.truth[opened] == 0 for opened, _ in raised)
+        false += wrong
+        if wrong:
+            false_patients.add(track.patient)
+        for first, last in episodes(track, rule.open_after):
+            n_episodes += 1
+            positive_patients.add(track.patient)
+            if hits := [opened for opened, closed in raised if opened <= last and closed >= first]:
+                opened = max(hits[0], first)
+                delays.append(float(track.start[opened] - track.start[first]) + track.seconds)
+                detected_patients.add(track.patient)
+    return Replay(
+        threshold=threshold,
+        false_alerts=int(false),
+        negative_hours=negative_windows * STEP_SECONDS / 3600,
+        false_alert_patients=len(false_patients),
+        negative_patients=len(negative_patients),
+        episodes=n_episodes,
+        detected=len(delays),
+        positive_patients=len(positive_patients),
+        detected_patients=len(detected_patients),
+        delays=tuple(delays),
+    )
+
+
+def choose(tracks: Sequence[Track], rule: Persistence, candidates: Sequence[float] = CANDIDATES) -> Replay | None:
+    """The replay at the chosen threshold; None where no candidate keeps to the limit or nothing is negative."""
+    best: Replay | None = None
+    for threshold in sorted(candidates, reverse=True):
+        result = replay(tracks, threshold, rule)
+        if result.negative_hours == 0 or result.per_bed_day > MAX_PER_BED_DAY:
+            break
+        best = result
+    return best
+
+
+def rules(
+    names: Sequence[str], table: WindowTable, probabilities: FloatArray, evident: Sequence[str], rule: Persistence
+) -> dict[str, Replay]:
+    """The replay at the chosen threshold of each label of ``evident`` that can have one; ``evident`` is in order.
+
+    A label has none without ``MIN_NEGATIVE_HOURS`` of continuous negatives, where the limit cannot be kept, where fewer
+    than half of the patients with the condition are found, or where a label before it marks the very same windows
+    (its alert would say the same thing twice).
+    """
+    chosen: dict[str, Replay] = {}
+    for name in evident:
+        i = names.index(name)
+        there = table.labels[:, i] == 1
+        if any(np.array_equal(there, table.labels[:, names.index(other)] == 1) for other in chosen):
+            continue
+        tracks = tracks_of(table, probabilities, i)
+        if sum(int(np.sum(track.truth == 0)) for track in tracks) * STEP_SECONDS / 3600 < MIN_NEGATIVE_HOURS:
+            continue
+        result = choose(tracks, rule)
+        if result is not None and result.detected_patients * 2 >= max(1, result.positive_patients):
+            chosen[name] = result
+    return chosen
+
+
+def tracks_of(table: WindowTable, probabilities: FloatArray, label: int) -> list[Track]:
+    """The continuous recordings that are free for figures (not held out) and have any known window of the label.
+
+    Windows without lead II are left out: the agent does not offer them to the network.
+    """
+    free = table.continuous & ~table.held_out & np.isfinite(probabilities[:, label]) & table.lead_mask[:, REQUIRED]
+    ids = np.array([f"{s}/{r}" for s, r in zip(table.source, table.record, strict=True)])
+    tracks = []
+    for record in np.unique(ids[free & (table.labels[:, label] >= 0)]):
+        index = np.flatnonzero(free & (ids == record))
+        index = index[np.argsort(table.start[index], kind="stable")]
+        tracks.append(
+            Track(
+                patient=str(table.patient[index[0]]),
+                start=table.start[index].astype(np.float64),
+                seconds=table.preprocessing.seconds,
+                probability=probabilities[index, label],
+                truth=table.labels[index, label],
+            )
+        )
+    return tracks
