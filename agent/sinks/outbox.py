@@ -31,49 +31,54 @@ log = structlog.get_logger()
 SCHEMA_VERSION = 1
 _PAGE = 4096
 _LONGEST_HOLD = 3600.0
+_PRUNED_AT_ONCE = 500
 _T = TypeVar("_T")
 
+# What waits and what is open have tables of their own, which stay small however many delivered alerts are kept.
 _SCHEMA = """
 CREATE TABLE alert (
     sequence   INTEGER PRIMARY KEY AUTOINCREMENT,
     message_id TEXT NOT NULL UNIQUE,
     alert_id   TEXT NOT NULL,
-    active     INTEGER NOT NULL,
     created    REAL NOT NULL,
     body       TEXT NOT NULL
 ) STRICT;
-CREATE INDEX alert_life ON alert (alert_id, sequence);
-CREATE TABLE delivery (
-    sink      TEXT NOT NULL,
-    sequence  INTEGER NOT NULL REFERENCES alert (sequence) ON DELETE CASCADE,
-    alert_id  TEXT NOT NULL,
-    attempts  INTEGER NOT NULL DEFAULT 0,
-    failure   TEXT NOT NULL DEFAULT '',
-    hold      REAL NOT NULL DEFAULT 0,
-    delivered REAL,
+CREATE INDEX alert_age ON alert (created);
+CREATE TABLE open (
+    alert_id TEXT PRIMARY KEY,
+    sequence INTEGER NOT NULL REFERENCES alert (sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX open_sequence ON open (sequence);
+CREATE TABLE waiting (
+    sink     TEXT NOT NULL,
+    sequence INTEGER NOT NULL REFERENCES alert (sequence),
+    alert_id TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    failure  TEXT NOT NULL DEFAULT '',
+    hold     REAL NOT NULL DEFAULT 0,
     PRIMARY KEY (sink, sequence)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX delivery_waits ON delivery (sink, alert_id, sequence) WHERE delivered IS NULL;
-CREATE INDEX delivery_alert ON delivery (sequence);
+CREATE INDEX waiting_order ON waiting (sink, alert_id, sequence);
+CREATE INDEX waiting_alert ON waiting (sequence);
 """
-
-# The last message of an alert says whether it is open.
-_OPEN = "a.active AND a.sequence = (SELECT max(b.sequence) FROM alert b WHERE b.alert_id = a.alert_id)"
 
 # One message per alert, the earliest that waits: what comes after it must not overtake it, while it is held back too.
 # A hold further off than the longest that we set was written before the clock was set back, so it counts for nothing.
 _PENDING = """
-SELECT a.body FROM delivery d JOIN alert a USING (sequence)
-WHERE d.sink = :sink AND d.delivered IS NULL AND NOT (d.hold > :now AND d.hold <= :now + :longest)
-  AND NOT EXISTS (SELECT 1 FROM delivery e WHERE e.sink = d.sink AND e.delivered IS NULL
-                  AND e.alert_id = d.alert_id AND e.sequence < d.sequence)
-ORDER BY d.sequence LIMIT :limit
+SELECT a.body FROM waiting w JOIN alert a USING (sequence)
+WHERE w.sink = :sink AND NOT (w.hold > :now AND w.hold <= :now + :longest)
+  AND NOT EXISTS (SELECT 1 FROM waiting e INDEXED BY waiting_order
+                  WHERE e.sink = w.sink AND e.alert_id = w.alert_id AND e.sequence < w.sequence)
+ORDER BY w.sequence LIMIT :limit
 """
 
-_PRUNE = f"""
-DELETE FROM alert AS a WHERE a.created < :before AND NOT ({_OPEN})
-  AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.sequence = a.sequence AND d.delivered IS NULL)
-"""  # noqa: S608  (built of constants)
+_PRUNE = """
+DELETE FROM alert WHERE sequence IN (
+    SELECT a.sequence FROM alert a WHERE a.created < :before
+      AND NOT EXISTS (SELECT 1 FROM waiting w WHERE w.sequence = a.sequence)
+      AND NOT EXISTS (SELECT 1 FROM open o WHERE o.sequence = a.sequence)
+    LIMIT :limit)
+"""
 
 
 class OutboxError(Exception):
@@ -212,19 +217,24 @@ class Outbox:
 
     async def undelivered(self, sink: str) -> int:
         """How many messages wait for ``sink``."""
-        query = "SELECT count(*) FROM delivery WHERE sink = ? AND delivered IS NULL"
+        query = "SELECT count(*) FROM waiting WHERE sink = ?"
         return int(await self._call(lambda db: db.execute(query, (sink,)).fetchone()[0]))
 
     async def open_alerts(self) -> tuple[Alert, ...]:
         """The last message of every alert that has not ended: what `Alerting` starts from after a restart."""
-        query = f"SELECT a.body FROM alert a WHERE {_OPEN} ORDER BY a.sequence"  # noqa: S608  (built of constants)
+        query = "SELECT a.body FROM open o JOIN alert a USING (sequence) ORDER BY o.sequence"
         rows: list[tuple[str]] = await self._call(lambda db: db.execute(query).fetchall())
         return tuple(alert_from_json(body) for (body,) in rows)
 
     async def prune(self) -> int:
         """Delete alerts older than ``keep_days`` that every sink delivered and that are not open; returns how many."""
-        before = time.time() - self._keep
-        return await self._call(lambda db: db.execute(_PRUNE, {"before": before}).rowcount)
+        values = {"before": time.time() - self._keep, "limit": _PRUNED_AT_ONCE}
+        total = 0
+        while True:  # in small transactions: a commit may come between two of them
+            count = await self._call(lambda db: db.execute(_PRUNE, values).rowcount)
+            total += count
+            if count < _PRUNED_AT_ONCE:
+                return total
 
     async def run(self) -> None:
         """Forever: retry within a second what the disk refused, and prune every hour."""
@@ -287,7 +297,7 @@ class Outbox:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            db.execute("UPDATE delivery SET hold = 0 WHERE delivered IS NULL AND hold > 0")
+            db.execute("UPDATE waiting SET hold = 0 WHERE hold > 0")
             db.execute("COMMIT")
             if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(f"quick_check: {found}")
@@ -303,37 +313,55 @@ class Outbox:
         new = 0
         with _Transaction(db):
             for alert in alerts:
-                row = (alert.message_id, alert.alert_id, int(alert.active), alert.created, json_from_alert(alert))
-                cursor = db.execute(
-                    "INSERT INTO alert (message_id, alert_id, active, created, body) VALUES (?, ?, ?, ?, ?) "
-                    "ON CONFLICT (message_id) DO NOTHING",
+                row = (alert.message_id, alert.alert_id, alert.created, json_from_alert(alert))
+                sequence = db.execute(
+                    "INSERT INTO alert (message_id, alert_id, created, body) VALUES (?, ?, ?, ?) "
+                    "ON CONFLICT (message_id) DO NOTHING RETURNING sequence",
                     row,
-                )
-                if cursor.rowcount < 1:
+                ).fetchone()
+                if sequence is None:
                     continue
                 new += 1
+                if alert.active:
+                    db.execute("INSERT OR REPLACE INTO open VALUES (?, ?)", (alert.alert_id, *sequence))
+                else:
+                    db.execute("DELETE FROM open WHERE alert_id = ?", (alert.alert_id,))
                 db.executemany(
-                    "INSERT INTO delivery (sink, sequence, alert_id) VALUES (?, ?, ?)",
-                    [(sink, cursor.lastrowid, alert.alert_id) for sink in self.sinks],
+                    "INSERT INTO waiting (sink, sequence, alert_id) VALUES (?, ?, ?)",
+                    [(sink, *sequence, alert.alert_id) for sink in self.sinks],
                 )
         return new
 
     @staticmethod
     def _delivered(db: sqlite3.Connection, sink: str, message_id: str) -> None:
-        db.execute(
-            "UPDATE delivery SET delivered = ?, attempts = attempts + 1 WHERE sink = ? AND delivered IS NULL "
-            "AND sequence = (SELECT sequence FROM alert WHERE message_id = ?)",
-            (time.time(), sink, message_id),
-        )
+        with _Unsynchronised(db):
+            db.execute(
+                "DELETE FROM waiting WHERE sink = ? AND sequence = (SELECT sequence FROM alert WHERE message_id = ?)",
+                (sink, message_id),
+            )
 
     @staticmethod
     def _fail(db: sqlite3.Connection, sink: str, message_id: str, reason: str, hold: float) -> int:
-        row = db.execute(
-            "UPDATE delivery SET attempts = attempts + 1, failure = ?, hold = ? WHERE sink = ? AND delivered IS NULL "
-            "AND sequence = (SELECT sequence FROM alert WHERE message_id = ?) RETURNING attempts",
-            (reason, time.time() + hold if hold > 0 else 0.0, sink, message_id),
-        ).fetchone()
+        with _Unsynchronised(db):
+            row = db.execute(
+                "UPDATE waiting SET attempts = attempts + 1, failure = ?, hold = ? WHERE sink = ? "
+                "AND sequence = (SELECT sequence FROM alert WHERE message_id = ?) RETURNING attempts",
+                (reason, time.time() + hold if hold > 0 else 0.0, sink, message_id),
+            ).fetchone()
         return int(row[0]) if row else 0
+
+
+class _Unsynchronised:
+    """Marks need no fsync of their own: one that a power cut undoes costs a delivery more, which is allowed."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("PRAGMA synchronous = NORMAL")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._db.execute("PRAGMA synchronous = FULL")
 
 
 class _Transaction:
