@@ -38,10 +38,16 @@ def derive(
     for lead, values in leads.items():
         out[LEAD_INDEX[lead]] = values
         provenance[LEAD_INDEX[lead]] = Provenance.DERIVED if lead in computed else Provenance.MEASURED
+    return out, complete(out, provenance)
+
+
+def complete(out: FloatArray, provenance: list[Provenance]) -> tuple[Provenance, ...]:
+    """`derive` in place, for an array (12, samples) that already holds what came; the provenance afterwards."""
     if provenance[0] is Provenance.MEASURED and provenance[1] is Provenance.MEASURED:
         for lead, (of_i, of_ii) in FROM_I_AND_II.items():
             i = LEAD_INDEX[lead]
             if provenance[i] is Provenance.MISSING:
-                out[i] = np.float32(of_i) * out[0] + np.float32(of_ii) * out[1]
+                np.multiply(out[0], np.float32(of_i), out=out[i])
+                out[i] += np.float32(of_ii) * out[1]
                 provenance[i] = Provenance.DERIVED
-    return out, tuple(provenance)
+    return tuple(provenance)
