@@ -23,7 +23,6 @@ from paho.mqtt.client import (
     Client,
     ConnectFlags,
     DisconnectFlags,
-    MQTTMessage,
     MQTTv5,
 )
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -38,6 +37,10 @@ from agent.tls import TlsSettings
 
 _BURST = 64
 """Packets read before the loop's other tasks get their turn."""
+_CHUNK = 1 << 17
+"""Bytes asked of the socket at once."""
+_ACK_DELAY = 0.05
+"""Seconds for which acknowledgements are gathered, to leave in one write; a quarter of the window does not wait."""
 
 
 class BrokerSettings(BaseModel):
@@ -175,6 +178,125 @@ class Inbox:
             await self._drained.wait()
 
 
+class _Client(Client):
+    """paho's client with a faster way in for the one packet that comes by the hundred each second, PUBLISH.
+
+    paho takes the first bytes of each packet one by one, a system call each, and makes an object of all the properties
+    that MQTT 5 knows: several times the cost of decoding the ECG. Both seams are paho's own, though not public ones.
+    """
+
+    inbox: Inbox
+    number: int
+    _ahead = b""
+    _at = 0
+    _drained = False
+
+    @property
+    def unread(self) -> bool:
+        """Bytes are read from the socket, or decrypted, that no packet has taken yet: no event will tell of them."""
+        sock = self._sock
+        return self._at < len(self._ahead) or (isinstance(sock, ssl.SSLSocket) and sock.pending() > 0)
+
+    def wake(self) -> None:
+        """The socket is readable again."""
+        self._drained = False
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if self._at >= len(self._ahead):
+            if self._drained and not self.unread:
+                raise BlockingIOError  # a short read has emptied the socket: the next event is waited for
+            self._ahead, self._at = super()._sock_recv(_CHUNK), 0
+            self._drained = len(self._ahead) < _CHUNK
+        piece = self._ahead[self._at : self._at + bufsize]
+        self._at += len(piece)
+        return piece
+
+    def acknowledge(self, mids: Sequence[int]) -> None:
+        """One PUBACK (section 3.4) for each packet, all in one write."""
+        packets = b"".join(b"\x40\x02" + mid.to_bytes(2, "big") for mid in mids)
+        self._packet_queue(0x40, packets, mids[-1], 1)
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        command = self._in_packet["command"]
+        packet = self._in_packet["packet"]
+        try:
+            topic, mid, content_type, at = parse_publish(command, packet, properties=self._protocol == MQTTv5)
+        except IndexError:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        self.inbox.put(
+            Message(
+                topic=topic,
+                payload=bytes(memoryview(packet)[at:]),
+                qos=command >> 1 & 3,
+                retain=bool(command & 1),
+                duplicate=bool(command & 8),
+                content_type=content_type,
+                received=time.monotonic(),
+                connection=self.number,
+                mid=mid,
+            )
+        )
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+def parse_publish(command: int, packet: bytes | bytearray, *, properties: bool) -> tuple[str, int, str, int]:
+    """Topic, packet id (0 with QoS 0), content type and where the payload begins: section 3.3.
+
+    A topic that is not UTF-8 is taken with replacement characters: it fits no template, and is refused like any other.
+
+    Raises:
+        IndexError: the packet ends too soon, or has a property that a PUBLISH has not.
+    """
+    at = 2 + (packet[0] << 8 | packet[1])
+    topic = packet[2:at].decode("utf-8", "replace")
+    mid = 0
+    if command & 6:
+        mid = packet[at] << 8 | packet[at + 1]
+        at += 2
+    content_type = ""
+    if properties:
+        length, at = _variable(packet, at)
+        end = at + length
+        while at < end:
+            name = packet[at]
+            at += 1
+            if name == 0x03:
+                size = packet[at] << 8 | packet[at + 1]
+                content_type = packet[at + 2 : at + 2 + size].decode("utf-8", "replace")
+                at += 2 + size
+            else:
+                at = _past_property(name, packet, at)
+        at = end
+    if at > len(packet):
+        raise IndexError("the packet ends too soon")
+    return topic, mid, content_type, at
+
+
+def _past_property(name: int, packet: bytes | bytearray, at: int) -> int:
+    """Where the value of a PUBLISH's property ends: table 2-4."""
+    if name in (0x01, 0x02, 0x23):  # payload format, message expiry, topic alias
+        return at + {0x01: 1, 0x02: 4, 0x23: 2}[name]
+    if name == 0x0B:  # subscription identifier
+        return _variable(packet, at)[1]
+    if name in (0x08, 0x09, 0x26):  # response topic, correlation data, user property: one or two length-prefixed values
+        for _ in range(2 if name == 0x26 else 1):
+            at += 2 + (packet[at] << 8 | packet[at + 1])
+        return at
+    raise IndexError("no property of a PUBLISH")
+
+
+def _variable(packet: bytes | bytearray, at: int) -> tuple[int, int]:
+    """A variable byte integer (section 1.5.5) and where it ends."""
+    value = 0
+    for shift in (0, 7, 14, 21):
+        byte = packet[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise IndexError("a variable byte integer has at most four bytes")
+
+
 class Connection:
     """One connection's life, with a paho client of its own. paho calls back in the loop only; nothing here raises."""
 
@@ -187,7 +309,10 @@ class Connection:
         self._settings = settings
         self._inbox = inbox
         self._clean = clean
-        self._received = 0
+        self._flushing = False
+        self._acks: list[int] = []
+        self._ack_batch = min(64, max(1, settings.receive_maximum // 4))
+        self._ack_timer: asyncio.TimerHandle | None = None
         self._paused: asyncio.Task[None] | None = None
         self.spoke = False
         """CONNECT has gone out."""
@@ -197,10 +322,10 @@ class Connection:
         self.closed: asyncio.Future[str] = self._loop.create_future()
         self._client = self._make_client()
 
-    def _make_client(self) -> Client:
+    def _make_client(self) -> _Client:
         settings = self._settings
         # paho's own answer to a refusal, a blocking reconnect inside the read, is switched off
-        client = Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=settings.client_id,
             protocol=self.protocol,
@@ -211,7 +336,8 @@ class Connection:
         client.connect_timeout = settings.connect_timeout
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
+        client.inbox = self._inbox
+        client.number = self.number
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
         return client
@@ -318,9 +444,21 @@ class Connection:
         finally:
             self._waits.pop(mid, None)
 
-    def ack(self, mid: int, qos: int) -> None:
-        """PUBACK."""
-        self._client.ack(mid, qos)
+    def ack(self, mid: int) -> None:
+        """PUBACK, now or together with those of the next moment."""
+        self._acks.append(mid)
+        if len(self._acks) >= self._ack_batch:
+            self._send_acks()
+        elif self._ack_timer is None:
+            self._ack_timer = self._loop.call_later(_ACK_DELAY, self._send_acks)
+
+    def _send_acks(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        if self._acks and self._sock is not None:
+            self._client.acknowledge(self._acks)
+        self._acks.clear()
 
     def tick(self) -> None:
         """Keep-alive; at least once a second."""
@@ -328,6 +466,7 @@ class Connection:
 
     async def close(self) -> None:
         """Say good-bye, so that the broker does not publish the last will."""
+        self._send_acks()
         self._client.disconnect()
         with suppress(TimeoutError):
             async with asyncio.timeout(1.0):
@@ -344,8 +483,8 @@ class Connection:
     # --- from the loop
 
     def _readable(self) -> None:
+        self._client.wake()
         for _ in range(_BURST):
-            before = self._received
             try:
                 self._client.loop_read()
             except (MQTTException, ValueError, LookupError, struct.error) as error:
@@ -357,24 +496,38 @@ class Connection:
                     self._loop.remove_reader(self._sock)
                     self._paused = self._loop.create_task(self._resume())
                 return
-            if self._received == before and not (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+            if not self._client.unread:
                 return
+        self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._sock is not None and self._paused is None:
+            self._readable()
 
     async def _resume(self) -> None:
         await self._inbox.drained()
         self._paused = None
         if self._sock is not None:
             self._loop.add_reader(self._sock, self._readable)
-            self._readable()  # what TLS has already decrypted does not make the socket readable
+            self._readable()  # what was read ahead does not make the socket readable
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._sock is not None:
+            self._client.loop_write()
+        if self._sock is not None and self._client.want_write():
+            self._loop.add_writer(self._sock, self._writable)
 
     def _writable(self) -> None:
         self._client.loop_write()
 
     # --- from paho
 
-    def _on_register_write(self, _client: Client, _userdata: object, sock: Any) -> None:
-        if self._sock is not None:
-            self._loop.add_writer(sock, self._writable)
+    def _on_register_write(self, _client: Client, _userdata: object, _sock: Any) -> None:
+        # Written at the end of this turn of the loop, all packets together; a writer only where the socket is full.
+        if self._sock is not None and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
 
     def _on_unregister_write(self, _client: Client, _userdata: object, sock: Any) -> None:
         if self._sock is not None:
@@ -405,27 +558,6 @@ class Connection:
     ) -> None:
         self._answer(mid, [code.value])
 
-    def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        self._received += 1
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            topic = ""  # matches no template: refused, counted and acknowledged like any other topic of nobody
-        properties = message.properties
-        self._inbox.put(
-            Message(
-                topic=topic,
-                payload=bytes(message.payload),
-                qos=message.qos,
-                retain=message.retain,
-                duplicate=message.dup,
-                content_type=getattr(properties, "ContentType", "") if properties is not None else "",
-                received=time.monotonic(),
-                connection=self.number,
-                mid=message.mid,
-            )
-        )
-
     # --- ends
 
     def _answer(self, mid: int, codes: list[int]) -> None:
@@ -436,6 +568,7 @@ class Connection:
         sock, self._sock = self._sock, None
         if sock is None:
             return
+        self._send_acks()  # nothing is sent any more: only the timer ends
         if self._paused is not None:
             self._paused.cancel()
             self._paused = None

@@ -134,7 +134,7 @@ class MqttLink:
         """Tell the broker that ``message`` is held. Over another connection than its own it would name another one."""
         up = self._up
         if message.qos and up is not None and message.connection == up.number and not up.closed.done():
-            up.ack(message.mid, message.qos)
+            up.ack(message.mid)
 
     async def publish(
         self,

@@ -109,15 +109,17 @@ async def test_a_message_is_acknowledged_only_once_it_is_held(mosquitto: int) ->
         for i in range(4):
             await line.send(encode_binary(block(i)))
         await asyncio.sleep(0.2)  # 0 is in the queue, 1 waits at the door, 2 and 3 in the inbox
-        assert line.source._link._up is not None
-        line.source._link._up.drop("cut by the test")
-        await asyncio.sleep(0.05)
+        lost = line.source._link._up
+        assert lost is not None
+        lost.drop("cut by the test")
+        await asyncio.sleep(0.3)
+        assert line.source._link._up is not lost
         await line.ready()
         await asyncio.sleep(0.2)
         assert [(await line.next()).sequence for _ in range(4)] == [0, 1, 2, 3]
         await line.send(encode_binary(block(4)))
         assert (await line.next()).sequence == 4
-        assert line.count("duplicates") == 1
+        assert line.count("duplicates") in (1, 2)  # the one that waited, and the first if it was not yet acknowledged
         assert line.count("sequence_gaps") == 0
 
 
