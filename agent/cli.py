@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from agent import __version__
-from agent.config import Config, ConfigError, load, reference
+from agent.config import AgentSettings, Config, ConfigError, load, reference
 from agent.engines.bundle import BundleError
 
 app = typer.Typer(
@@ -78,8 +78,10 @@ def demo(
     screenshot: Annotated[Path | None, typer.Option(help="Write a picture of the page at the end.")] = None,
 ) -> None:
     """Show a ward on this machine: beds stream, a network reads them, alerts arrive at a receiver."""
+    from agent import daemon
     from agent.demo import ward
 
+    daemon.configure_logging(AgentSettings(log_level="warning", log_format="console"))
     try:
         summary = asyncio.run(ward.run(ward.Options(seconds, beds, broker, data, port, screenshot)))
     except ward.DemoError as error:

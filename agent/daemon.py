@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -45,6 +45,12 @@ log = structlog.get_logger()
 _QUEUE = 512
 """Events between the sources and the line: a second of a large ward. Full, it holds the senders back."""
 _TICK = 1.0
+_STALLED = 10.0
+"""Seconds without progress of the engine thread after which the agent is unhealthy and the watchdog starves."""
+_LAST_WORDS = 5.0
+"""Seconds that a planned stop waits for receivers to take the last messages."""
+
+_Listener = TypeVar("_Listener", Station, HL7Source)
 
 
 class StartError(Exception):
@@ -52,12 +58,17 @@ class StartError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What stands once the agent has started."""
+class _Parts:
+    """What the line is made of, once started; the daemon and the replay join it each in its own way."""
 
-    line: Line
     bundle: Bundle
-    queue: asyncio.Queue[Event]
+    outbox: Outbox
+    alerting: Alerting
+    batcher: Batcher
+    windower: Windower
+
+    def line(self, metrics: Metrics, station: Station | None) -> Line:
+        return Line(self.windower, self.alerting, self.batcher, self.outbox, metrics, station)
 
 
 def configure_logging(settings: AgentSettings) -> None:
@@ -96,40 +107,41 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         ExceptionGroup: a part of it failed beyond repair.
     """
     metrics = Metrics()
-    sinks = tuple(name for name in ("hl7", "mqtt") if getattr(config.sinks, name) is not None)
+    names = tuple(name for name in ("hl7", "mqtt") if getattr(config.sinks, name) is not None)
+    queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
     async with AsyncExitStack() as stack:
         systemd = stack.enter_context(SystemdNotifier())
-        info = StationInfo(open_bundle(config.engine.bundle or default_bundle()).manifest, __version__)
-        station = await _enter_station(stack, config, metrics, info)
-        parts = await stack.enter_async_context(_line(config, metrics, sinks, station, config.agent.state_dir))
-        line = parts.line
+        parts = await stack.enter_async_context(_parts(config, metrics, names, config.agent.state_dir))
+        manifest = parts.bundle.manifest
+        info = StationInfo(manifest, __version__, parts.batcher.engine)
+        station = await _enter(stack, Station(config.station, metrics, info), "station")
+        line = parts.line(metrics, station)
         sources: list[MqttSource | HL7Source] = []
         if config.sources.hl7 is not None:
-            sources.append(await _listen(stack, HL7Source(config.sources.hl7, metrics)))
+            sources.append(await _enter(stack, HL7Source(config.sources.hl7, metrics), "sources.hl7"))
         if config.sources.mqtt is not None:
             sources.append(await stack.enter_async_context(MqttSource(config.sources.mqtt, metrics)))
+        sinks: list[MqttSink | Hl7Sink] = []
+        if config.sinks.hl7 is not None:
+            sinks.append(Hl7Sink(config.sinks.hl7, parts.outbox, metrics))
+        if config.sinks.mqtt is not None:
+            sinks.append(await stack.enter_async_context(MqttSink(config.sinks.mqtt, parts.outbox, metrics)))
         async with asyncio.TaskGroup() as group:
-            deliveries: list[asyncio.Task[None]] = [group.create_task(line.outbox.run(), name="outbox")]
-            if config.sinks.hl7 is not None:
-                sink = Hl7Sink(config.sinks.hl7, line.outbox, metrics)
-                deliveries.append(group.create_task(sink.run(), name="sink-hl7"))
-            if config.sinks.mqtt is not None:
-                mqtt_sink = await stack.enter_async_context(MqttSink(config.sinks.mqtt, line.outbox, metrics))
-                deliveries.append(group.create_task(mqtt_sink.run(), name="sink-mqtt"))
-            feeds = [group.create_task(s.run(parts.queue), name=type(s).__name__) for s in sources]
+            deliveries = [group.create_task(s.run(), name=type(s).__name__) for s in (parts.outbox, *sinks)]
+            feeds = [group.create_task(s.run(queue), name=type(s).__name__) for s in sources]
             work = [
-                group.create_task(line.feed(parts.queue), name="line"),
+                group.create_task(line.feed(queue), name="line"),
                 group.create_task(line.decide(), name="decide"),
-                group.create_task(_watch(line, station, sources, systemd), name="watch"),
+                group.create_task(_watch(line, station, sources, sinks, systemd), name="watch"),
             ]
-            log.info("agent_started", version=__version__, model=parts.bundle.manifest.model_id, port=station.port)
+            log.info("agent_started", version=__version__, model=manifest.model_id, page=station.port)
             await stop.wait()
             systemd.stopping()
             log.info("agent_stopping")
             await _end(feeds)
             await _end(work)
             await line.close()
-            await _drain(line.outbox, sinks, seconds=5.0)
+            await _drain(parts.outbox, _LAST_WORDS)
             await _end(deliveries)
 
 
@@ -139,21 +151,23 @@ async def replay(config: Config, path: Path, speed: float) -> dict[str, object]:
     # A recording can wait for the engine, so a bed's queue need not be short; `drain` keeps it so.
     config = config.model_copy(update={"engine": config.engine.model_copy(update={"queue_per_bed": 64})})
     with TemporaryDirectory(prefix="deepecg-replay-") as folder:
-        async with _line(config, metrics, (), None, Path(folder)) as parts, asyncio.TaskGroup() as group:
+        async with _parts(config, metrics, (), Path(folder)) as parts, asyncio.TaskGroup() as group:
             source = ReplaySource(path, metrics, speed=speed)
+            line = parts.line(metrics, None)
+            queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
             began = time.monotonic()
-            decide = group.create_task(parts.line.decide(), name="decide")
-            play = group.create_task(source.run(parts.queue), name="replay")
-            while not (play.done() and parts.queue.empty()):
+            decide = group.create_task(line.decide(), name="decide")
+            play = group.create_task(source.run(queue), name="replay")
+            while not (play.done() and queue.empty()):
                 try:
-                    event = await asyncio.wait_for(parts.queue.get(), 0.1)
+                    event = await asyncio.wait_for(queue.get(), 0.1)
                 except TimeoutError:
                     continue
-                await parts.line.take(event)
+                await line.take(event)
                 if speed == 0:
-                    await parts.line.batcher.drain(waiting=config.engine.max_batch)
-            await parts.line.batcher.drain()
-            await parts.line.close()
+                    await parts.batcher.drain(waiting=config.engine.max_batch)
+            await parts.batcher.drain()
+            await line.close()
             await _end([decide])
             seconds = time.monotonic() - began
     windows = sum(totals(metrics.windows).values())
@@ -169,84 +183,81 @@ async def replay(config: Config, path: Path, speed: float) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def _line(
-    config: Config, metrics: Metrics, sinks: tuple[str, ...], station: Station | None, state: Path
-) -> AsyncIterator[Parts]:
-    """Engine, outbox, windower and alerting, joined."""
+async def _parts(config: Config, metrics: Metrics, sinks: tuple[str, ...], state: Path) -> AsyncIterator[_Parts]:
+    """Outbox, alerting with what was open before a restart, and the engine, self-tested."""
     bundle = open_bundle(config.engine.bundle or default_bundle())
-    async with AsyncExitStack() as stack:
-        outbox = Outbox(
-            state / config.outbox.path,
-            sinks,
-            keep_days=config.outbox.keep_days,
-            max_bytes=config.outbox.max_bytes,
-            backlog=config.outbox.backlog,
+    seconds = bundle.manifest.input.preprocessing.seconds
+    if config.windows.seconds != seconds:
+        raise StartError(
+            f"windows.seconds is {config.windows.seconds} but the bundle needs {seconds:g}; set it to that"
         )
-        batcher = Batcher(lambda: open_backend(bundle, config.engine), bundle.manifest, config.engine, metrics)
+    kept = config.outbox
+    outbox = Outbox(state / kept.path, sinks, keep_days=kept.keep_days, max_bytes=kept.max_bytes, backlog=kept.backlog)
+    batcher = Batcher(lambda: open_backend(bundle, config.engine), bundle.manifest, config.engine, metrics)
+    async with AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(outbox)
             alerting = Alerting(bundle.manifest, config.alerts, await outbox.open_alerts())
             await stack.enter_async_context(batcher)
         except (OutboxError, EngineError, ValueError) as error:
             raise StartError(str(error)) from error
-        queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
-        yield Parts(
-            Line(Windower(config.windows, time.time() - time.monotonic()), alerting, batcher, outbox, metrics, station),
-            bundle,
-            queue,
-        )
+        yield _Parts(bundle, outbox, alerting, batcher, Windower(config.windows, time.time() - time.monotonic()))
 
 
-async def _enter_station(stack: AsyncExitStack, config: Config, metrics: Metrics, info: StationInfo) -> Station:
+async def _enter(stack: AsyncExitStack, listener: _Listener, table: str) -> _Listener:
+    """Enter what listens on a port; a port that is taken is one sentence."""
     try:
-        return await stack.enter_async_context(Station(config.station, metrics, info))
+        await stack.enter_async_context(listener)
     except OSError as error:
-        at = f"{config.station.host}:{config.station.port}"
-        raise StartError(f"the page cannot listen on {at} ({error.strerror}); set another station.port") from error
-
-
-async def _listen(stack: AsyncExitStack, source: HL7Source) -> HL7Source:
-    try:
-        return await stack.enter_async_context(source)
-    except OSError as error:
-        raise StartError(f"the HL7 feed cannot listen ({error.strerror}); set another sources.hl7.port") from error
+        raise StartError(f"[{table}] cannot listen ({error.strerror}); set another {table}.port or host") from error
+    return listener
 
 
 async def _watch(
-    line: Line, station: Station, sources: Sequence[MqttSource | HL7Source], systemd: SystemdNotifier
+    line: Line,
+    station: Station,
+    sources: Sequence[MqttSource | HL7Source],
+    sinks: Sequence[MqttSink | Hl7Sink],
+    systemd: SystemdNotifier,
 ) -> None:
     """Every second: silence, health, and the service manager's watchdog, fed only while the engine goes on."""
-    progress, seen = -1, time.monotonic()
-    ready = False
+    progress, seen, ready = -1, time.monotonic(), False
+    subscriptions = [source.subscribed for source in sources if isinstance(source, MqttSource)]
     while True:
         await line.tick()
         now = time.monotonic()
         if line.batcher.progress != progress:
             progress, seen = line.batcher.progress, now
-        alive = now - seen < 10 * _TICK
-        station.check("engine", Health.OK if alive else Health.UNHEALTHY, "The engine makes no progress.", 5 * _TICK)
+        alive = now - seen < _STALLED
+        station.check("engine", Health.OK if alive else Health.UNHEALTHY, "The engine makes no progress.", _STALLED)
         problem = line.outbox.problem
         station.check("outbox", Health.UNHEALTHY if problem else Health.OK, problem or "")
-        for source in sources:
-            if isinstance(source, MqttSource):
-                up = source.subscribed.is_set()
-                station.check("mqtt", Health.OK if up else Health.UNHEALTHY, "No subscription at the MQTT broker.")
-        if not ready and all(s.subscribed.is_set() for s in sources if isinstance(s, MqttSource)):
+        subscribed = all(event.is_set() for event in subscriptions)
+        if subscriptions:
+            reason = "No subscription at the MQTT broker."
+            station.check("sources.mqtt", Health.OK if subscribed else Health.UNHEALTHY, reason)
+        for sink in sinks:
+            if isinstance(sink, Hl7Sink):
+                station.check("sinks.hl7", Health.DEGRADED if sink.problem else Health.OK, sink.problem or "")
+            else:
+                reason = "The alerts' MQTT broker is away."
+                station.check("sinks.mqtt", Health.OK if sink.connected.is_set() else Health.DEGRADED, reason)
+        if subscribed and not ready:
             ready = True
             systemd.ready()
             log.info("agent_ready")
-        for name in line.outbox.sinks:
-            line.metrics.undelivered.labels(sink=name).set(await line.outbox.undelivered(name))
         if alive:
             systemd.watchdog()
         systemd.status(f"{len(line.windower.beds)} beds, {len(line.alerting.open_alerts())} open advisories")
         await asyncio.sleep(_TICK)
 
 
-async def _drain(outbox: Outbox, sinks: Sequence[str], seconds: float) -> None:
+async def _drain(outbox: Outbox, seconds: float) -> None:
     """Give the receivers a moment for the last messages; what they do not take waits for the next start."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until and any([await outbox.undelivered(name) for name in sinks]):
+    while time.monotonic() < until:
+        if not sum([await outbox.undelivered(name) for name in outbox.sinks]):
+            return
         await asyncio.sleep(0.05)
 
 

@@ -131,7 +131,7 @@ class Line:
             await self.outbox.commit(alerts)
         except OutboxError:
             # The outbox keeps them in memory, in order, and goes on trying; it says loudly why (`Outbox.problem`).
-            log.error("alerts_not_committed", count=len(alerts), problem=self.outbox.problem)
+            log.error("alerts_not_committed", count=len(alerts), problem=self.outbox.problem)  # noqa: TRY400
         now = time.monotonic()
         for alert in alerts:
             if alert.phase is Phase.START and alert.probability is not None:

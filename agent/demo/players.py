@@ -89,7 +89,7 @@ async def play_hl7(
     begin: float,
     tally: Tally,
 ) -> None:
-    """Send one bed's signal in a maker's dialect, each message after the last one's acknowledgement, until cancelled."""
+    """Send one bed's signal in a maker's dialect, each message after the last one's ack, until cancelled."""
     seconds, cadence = CADENCE[dialect]
     samples = round(seconds * signal.rate)
     reader, writer = await asyncio.open_connection(host, port)
@@ -100,9 +100,8 @@ async def play_hl7(
             start = begin + first / signal.rate
             values = signal.cut(first, samples)
             await _until(start + seconds)
-            writer.write(
-                mllp.encode(hl7_message(dialect, bed, signal.leads, values, signal.rate, start, number, encounter))
-            )
+            message = hl7_message(dialect, bed, signal.leads, values, signal.rate, start, number, encounter)
+            writer.write(mllp.encode(message))
             await writer.drain()
             answer = await _answer(reader, frames)
             tally.sent += 1

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -114,14 +114,12 @@ async def run(options: Options) -> dict[str, object]:
             tasks.append(group.create_task(_show(receiver, options.quiet)))
             tasks.append(group.create_task(_listen(listener, mqtt_alerts)))
             tasks.append(group.create_task(_supervise(agent, stop)))
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), options.seconds or None)
-            except TimeoutError:
-                pass
             if options.screenshot is not None and agent.returncode is None:
                 from agent.demo.screenshot import screenshot
 
-                await asyncio.to_thread(screenshot, url, options.screenshot)
+                await screenshot(url, options.screenshot)
             summary = await _summary(session, agent, folder)
             for task in tasks:
                 task.cancel()
@@ -179,6 +177,7 @@ max_connections = {len(placed) + 16}
 [sources.hl7.beds.lookup]
 {chr(10).join(f"{json.dumps(key)} = {json.dumps(bed)}" for key, bed in lookup.items())}
 [sinks.hl7]
+host = "127.0.0.1"
 port = {receiver_port}
 [sinks.mqtt]
 {broker_lines}
