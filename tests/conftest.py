@@ -7,10 +7,18 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from agent.tls import TlsSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,3 +73,52 @@ def mosquitto(free_port: int, tmp_path: Path) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(5)
+
+
+class Authority:
+    """Signs certificates; its own stands in ``path``."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.certificate = self._sign(name, self.key, authority=True)
+        self.path = folder / f"{name}.pem"
+        self.path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+
+    def _sign(self, name: str, key: ec.EllipticCurvePrivateKey, *, authority: bool = False) -> x509.Certificate:
+        now = datetime.now(UTC)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        issuer = subject if authority else self.certificate.subject
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        )
+        if not authority:
+            names = [x509.DNSName(name), x509.IPAddress(ip_address("127.0.0.1"))]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self.key, hashes.SHA256())
+
+    def issue(self, name: str, file: str | None = None) -> TlsSettings:
+        """A certificate for a common name, in files of that name (or ``file``)."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self.folder / f"{file or name}.crt"
+        secret = self.folder / f"{file or name}.key"
+        certificate.write_bytes(self._sign(name, key).public_bytes(serialization.Encoding.PEM))
+        secret.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return TlsSettings(ca=self.path, certificate=certificate, key=secret)
+
+
+@pytest.fixture
+def authorities(tmp_path: Path) -> Callable[[str], Authority]:
+    """Makes an authority by name."""
+    return lambda name: Authority(tmp_path, name)

@@ -74,8 +74,12 @@ class Dialect(BaseModel):
 
     @model_validator(mode="after")
     def _compiles(self) -> Self:
-        for pattern in (*self.match.sending_application, *self.match.profile, *self.match.unit):
-            re.compile(pattern)
+        match = self.match
+        for pattern in (*match.sending_application, *match.profile, *match.unit, *match.order_namespace):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression ({error})") from None
         return self
 
     @cached_property

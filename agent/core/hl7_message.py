@@ -14,7 +14,8 @@ SEVERITIES = ("E", "W", "I")
 
 _HEX = re.compile(r"^[0-9A-Fa-f]+$")
 _TIME = re.compile(
-    rb"^(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:\.(\d{1,9})|(\d{3}))?(?:([+-])(\d{1,2})(\d\d))?$",
+    rb"^(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,9})|(\d{3}))?)?)?)?)?)?"
+    rb"(?:([+-])(\d{1,2})(\d\d))?$"
 )
 
 # MSH-18, HL7 table 0211. The sets whose second byte may look like a delimiter are turned into UTF-8 before any split.

@@ -57,7 +57,13 @@ class BedMap(BaseModel):
     @field_validator("text_pattern")
     @classmethod
     def _has_bed(cls, value: str | None) -> str | None:
-        if value is not None and "bed" not in re.compile(value).groupindex:
+        if value is None:
+            return None
+        try:
+            groups = re.compile(value).groupindex
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression ({error})") from None
+        if "bed" not in groups:
             raise ValueError("the pattern has no group named bed; write it as (?P<bed>…)")
         return value
 

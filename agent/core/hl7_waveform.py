@@ -20,11 +20,10 @@ from agent.core.hl7_dialect import Dialect, FacetName
 from agent.core.hl7_message import HL7Error, Message, Segment, epoch
 from agent.core.hl7_numbers import parse_arrays
 
-# Rates that monitors use; a rate told by two rounded times is one of these or a whole number of Hz.
+# Rates that monitors and recorders use: a rate that only two rounded times tell is one of these.
 _NOMINAL: Final = (31.25, 50, 60, 62.5, 64, 75, 90, 100, 120, 125, 128, 150, 180, 200, 240, 250, 256, 300, 360, 400,
                    500, 512, 600, 800, 1000, 1024, 2000)  # fmt: skip
-_NOMINAL_TOLERANCE: Final = 0.005
-_WHOLE_TOLERANCE: Final = 0.0005
+_TIME_ROUNDING: Final = 0.0015
 _HIGHEST_RATE: Final = 20_000.0
 # MDC_EVT_INOP carries a sentinel in one maker's messages (32767) and a flag in another's (0 or 1).
 _LEAST_SENTINEL: Final = 0x4000
@@ -202,16 +201,14 @@ def _rate(row: _Row, count: int, start: float | None, end: float | None, dialect
 
 
 def _nominal(count: int, duration: float) -> float | None:
-    """The rate that ``count`` samples over times rounded to a millisecond mean.
+    """The rate that ``count`` samples between two times mean, if it is one that monitors use, and only one is.
 
-    Some senders give the last sample's time and not the block's end: half a percent covers both at a second's length.
+    Times are rounded to a millisecond, and OBR-8 is the block's end for some senders and its last sample for others.
     """
-    measured = count / duration
-    nearest = min(_NOMINAL, key=lambda rate: abs(rate - measured))
-    if abs(nearest - measured) <= nearest * _NOMINAL_TOLERANCE:
-        return float(nearest)
-    whole = float(round(measured))
-    return whole if whole and abs(whole - measured) <= whole * _WHOLE_TOLERANCE else None
+    tolerance = _TIME_ROUNDING / duration
+    measured = (count / duration, (count - 1) / duration)
+    fitting = {rate for rate in _NOMINAL for m in measured if abs(m - rate) <= rate * tolerance}
+    return float(fitting.pop()) if len(fitting) == 1 else None
 
 
 def _scale(row: _Row, kind: ChannelKind, dialect: Dialect) -> tuple[str, float]:

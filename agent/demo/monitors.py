@@ -270,10 +270,12 @@ def _capsule(block: _Block) -> bytes:
 
 def _wcm(block: _Block) -> bytes:
     start, end = _dtm(block.start), _dtm(block.end)
+    patient = _pid(block.encounter) if block.encounter else ""
     rows = [
         f"MSH|^~\\&|SendingApplication|{_parts(block.bed)[0]}|||{end}||ORU^R01^ORU_R01|WCM{block.sequence}|P|2.6|||NE|AL"
-        f"|USA|ASCII|EN^English^ISO639||IHE_PCD_ORU_R01^IHE PCD^1.3.6.1.4.1.19376.1.6.1.1.1^ISO",
-        _pid(block.encounter) if block.encounter else "",
+        f"|USA|{'ASCII' if patient.isascii() else 'UNICODE UTF-8'}|EN^English^ISO639||IHE_PCD_ORU_R01"
+        "^IHE PCD^1.3.6.1.4.1.19376.1.6.1.1.1^ISO",
+        patient,
         f"PV1||I|{_point_of_care(block.bed)}",
         f"OBR|2||{eui64(block.bed)}^^^EUI-64|0^WAVEFORM|||{start}|{end}",
     ]

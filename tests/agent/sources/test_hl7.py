@@ -8,19 +8,11 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from pydantic import ValidationError
 
 from agent.core.ecg import (
     LEADS,
@@ -431,51 +423,8 @@ async def test_logs_hold_no_patient() -> None:
 # TLS -----------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Authority:
-    folder: Path
-    name: str = "ca"
-
-    def __post_init__(self) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.certificate = self._sign(self.name, self.key, authority=True)
-        self.path = self.folder / f"{self.name}.pem"
-        self.path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
-
-    def _sign(self, name: str, key: ec.EllipticCurvePrivateKey, *, authority: bool = False) -> x509.Certificate:
-        now = datetime.now(UTC)
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        issuer = subject if authority else self.certificate.subject
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        )
-        if not authority:
-            names = [x509.DNSName(name), x509.IPAddress(ip_address("127.0.0.1"))]
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return builder.sign(self.key, hashes.SHA256())
-
-    def issue(self, name: str, file: str | None = None) -> TlsSettings:
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self.folder / f"{file or name}.crt"
-        secret = self.folder / f"{file or name}.key"
-        certificate.write_bytes(self._sign(name, key).public_bytes(serialization.Encoding.PEM))
-        secret.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return TlsSettings(ca=self.path, certificate=certificate, key=secret)
-
-
-async def test_a_client_certificate_speaks_for_its_beds_alone(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+async def test_a_client_certificate_speaks_for_its_beds_alone(authorities: Any) -> None:
+    authority = authorities("ca")
     grants = [Grant(certificate="gateway-icu", beds=("demo/icu/*",))]
     async with running(tls=authority.issue("server"), grants=grants) as run:
         known = await run.connect(ssl=client_context(authority.issue("gateway-icu")))
@@ -490,9 +439,8 @@ async def test_a_client_certificate_speaks_for_its_beds_alone(tmp_path: Path) ->
             sender.close()
 
 
-async def test_strangers_and_plain_text_do_not_pass_the_handshake(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    stranger = Authority(tmp_path, "other")
+async def test_strangers_and_plain_text_do_not_pass_the_handshake(authorities: Any) -> None:
+    authority, stranger = authorities("ca"), authorities("other")
     async with running(tls=authority.issue("server"), message_seconds=1.0) as run:
         anonymous = client_context(TlsSettings(ca=authority.path))
         foreign = stranger.issue("gateway").model_copy(update={"ca": authority.path})
@@ -513,8 +461,8 @@ async def test_strangers_and_plain_text_do_not_pass_the_handshake(tmp_path: Path
         assert run.queue.qsize() == 1
 
 
-async def test_new_certificates_are_used_without_a_restart(tmp_path: Path) -> None:
-    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+async def test_new_certificates_are_used_without_a_restart(authorities: Any) -> None:
+    old, new = authorities("old"), authorities("new")
     server = old.issue("server", "server")
     async with running(tls=server) as run:
         client = client_context(old.issue("gateway"))
@@ -531,34 +479,6 @@ async def test_new_certificates_are_used_without_a_restart(tmp_path: Path) -> No
         assert (await staying.ask(wave()))[0] == "CA"
         for sender in (staying, fresh):
             sender.close()
-
-
-# Settings ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"grants": [{"beds": ["*"]}]},
-        {"grants": []},
-        {"default_zone": "Mars/Olympus"},
-        {"senders": [{"dialect": "klingon"}]},
-        {"ecg_scale": {"klingon": 1.0}},
-        {"ecg_scale": {"mindray": 0.0}},
-        {"beds": {"lookup": {"x": "no-bed"}}},
-        {"beds": {"text_pattern": "(.*)"}},
-        {"unknown": 1},
-    ],
-)
-def test_settings_refuse_what_cannot_be_meant(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        HL7SourceSettings.model_validate(wrong)
-
-
-def test_a_sites_scale_replaces_the_unverified_one() -> None:
-    dialects = {d.name: d for d in HL7SourceSettings(ecg_scale={"mindray": 0.0025}).dialects()}
-    assert (dialects["mindray"].dimensionless_mv, dialects["mindray"].dimensionless_verified) == (0.0025, True)
-    assert not dialects["mindray_w01"].dimensionless_verified
 
 
 def drained(queue: asyncio.Queue[Event]) -> list[Event]:
