@@ -33,7 +33,7 @@ def heart_rate(signal: FloatArray, rate: float) -> float | None:
     """
     if signal.size < _SECONDS * rate or rate < 2 * _BAND[1]:
         return None
-    invalid = np.isnan(signal)
+    invalid = ~np.isfinite(signal)
     if invalid.mean() > _INVALID:
         return None
     x = signal.astype(np.float64)

@@ -40,6 +40,8 @@ _FRAMES = 32  # ticks that a viewer may be behind before it loses any
 _RATE_EVERY = 2.0  # s between two estimates of a bed's heart rate
 _RATES_PER_TICK = 8  # so that many beds never make one long tick
 _DEVICE_SILENT = 10.0  # s after which another device of the bed may take the strip over
+_MOST_BEDS = 2048  # a sender that invents beds fills neither the page nor the memory
+_STRIP_RATES = (50.0, 2000.0)  # samples per second that a strip is drawn of
 _RANK = {Priority.HIGH: 0, Priority.MEDIUM: 1, Priority.LOW: 2, Priority.NONE: 3}
 
 
@@ -114,7 +116,11 @@ class Board:
 
     def samples(self, samples: Samples, transport: str) -> None:
         """Copy the display lead of a block and note the time."""
-        bed = self._beds.get(samples.bed) or self._new(samples.bed)
+        bed = self._beds.get(samples.bed)
+        if bed is None:
+            if len(self._beds) >= _MOST_BEDS:
+                return
+            bed = self._new(samples.bed)
         if samples.device != bed.device:
             if bed.received is not None and samples.received - bed.received < _DEVICE_SILENT and bed.lead is not None:
                 return  # another device of the bed is on the strip
@@ -257,7 +263,12 @@ class Board:
     def _choose(self, bed: _Bed, samples: Samples) -> None:
         """Choose the channel of the strip: the preferred lead, another of the twelve, any ECG, or none."""
         bed.channels = samples.channels
-        by_lead = {c.lead: i for i, c in enumerate(samples.channels) if c.kind is ChannelKind.ECG}
+        slowest, fastest = _STRIP_RATES
+        by_lead = {
+            channel.lead: i
+            for i, channel in enumerate(samples.channels)
+            if channel.kind is ChannelKind.ECG and slowest <= channel.rate <= fastest
+        }
         found = next((by_lead[lead] for lead in self._preference if lead in by_lead), None)
         bed.lead = found if found is not None else next(iter(by_lead.values()), None)
         self._restart(bed)

@@ -311,6 +311,8 @@ class Station:
                 beat = now
                 await _send(ws, {"type": "beat", **self._beat()})
             await asyncio.sleep(_TICK)
+        if self._ticker is not None and self._ticker.done():
+            self._ticker.result()
 
     async def _tick(self) -> None:
         while True:
@@ -359,8 +361,7 @@ async def _send(ws: web.WebSocketResponse, message: dict[str, object] | bytes) -
 
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait([task])  # an error of its own has been raised into every viewer's request, which logged it
 
 
 async def _listen(ws: web.WebSocketResponse) -> None:

@@ -7,6 +7,7 @@ epoch began, so a viewer that lost records sees by how much; a new epoch (anothe
 
 from __future__ import annotations
 
+import math
 import struct
 
 import numpy as np
@@ -44,16 +45,19 @@ class Trace:
         than the ring joins the blocks as they came: the strip is for the eye, the windows have their own rules.
         """
         n = values.size
-        if start is not None:
-            if self._expected is not None:
-                lag = round((start - self._expected) * self.rate)
-                if -self._ring.size < lag < -_JITTER:
-                    if -lag >= n:
-                        return  # a repetition, or too late for the strip
-                    values = values[-lag:]
-                elif _JITTER < lag < self._ring.size:
-                    self._write(np.full(lag, np.nan, dtype=np.float32))
+        if start is None or not math.isfinite(start):
+            self._expected = None
+        else:
+            lag = 0.0 if self._expected is None else (start - self._expected) * self.rate
             self._expected = start + n / self.rate
+            if -self._ring.size < lag <= -_JITTER - 0.5:
+                overlap = round(-lag)
+                self._expected = max(self._expected, start + overlap / self.rate)
+                if overlap >= n:
+                    return  # a repetition, or too late for the strip
+                values = values[overlap:]
+            elif _JITTER + 0.5 <= lag < self._ring.size:
+                self._write(np.full(round(lag), np.nan, dtype=np.float32))
         self._write(values)
 
     def _write(self, values: FloatArray) -> None:

@@ -143,7 +143,7 @@ class Tile {
       const percent = `${(100 * finding.probability).toFixed(0)} %`;
       const bar = element("span", { class: "bar", "aria-hidden": "true" });
       const fill = element("i");
-      fill.style.width = `${100 * finding.probability}%`;
+      fill.style.transform = `scaleX(${finding.probability})`;
       bar.append(fill);
       if (finding.threshold !== null) {
         const mark = element("b", { title: `alerts from ${(100 * finding.threshold).toFixed(0)} % on` });
@@ -371,14 +371,14 @@ function watchConnection() {
   if (lostAt !== null) write($("lost-age"), `${duration((Date.now() - lostAt) / 1000)} ago`);
 }
 
-// Drawing: one loop for all strips, some 30 pictures a second, fewer for a large ward or a reader who wants calm.
+// Drawing: one loop for all strips, some 25 pictures a second, fewer for a large ward or a reader who wants calm.
 
 let painted = 0;
 
 function paint() {
   requestAnimationFrame(paint);
   const now = seconds();
-  const pause = calm.matches ? 1 : tiles.size > 32 ? 1 / 16 : 1 / 31;
+  const pause = calm.matches ? 1 : tiles.size > 32 ? 1 / 16 : 1 / 25;
   if (now - painted < pause || lostAt !== null) return;
   painted = now;
   for (const tile of tiles.values()) if (tile.seen) tile.strip.draw(now);

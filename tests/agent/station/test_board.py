@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -186,3 +187,17 @@ def test_only_changed_tiles_are_told(board: Board, make: SimpleNamespace) -> Non
 def test_a_prediction_of_another_model_is_not_misread(board: Board, make: SimpleNamespace) -> None:
     board.prediction(make.prediction("a/b/1", [0.5, 0.5]))
     assert _tile(board, "a/b/1")["findings"] == []
+
+
+def test_a_sender_that_invents_beds_or_rates_does_no_harm(board: Board, make: SimpleNamespace) -> None:
+    board.samples(make.samples("a/b/fast", rate=1e6, seconds=1e-4), "mqtt")
+    assert _tile(board, "a/b/fast")["lead"] is None
+    block = make.samples("a/b/odd", value=np.inf)
+    for start in (float("nan"), float("inf"), 1e300, -1e300, 5.0):
+        board.samples(dataclasses.replace(block, start=start), "mqtt")
+    board.tick(1.0)
+    for i in range(3000):
+        board.samples(dataclasses.replace(block, bed=f"x/y/{i}"), "mqtt")
+    assert len(board.names()) == 2048
+    board.alert(make.alert("real/bed/1"))
+    assert _tile(board, "real/bed/1")["alerts"], "an alert is always shown"

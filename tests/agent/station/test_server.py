@@ -16,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from agent.metrics import Metrics
+from agent.station.board import Board
 from agent.station.health import Health
 from agent.station.server import Station, StationSettings
 
@@ -188,6 +189,24 @@ async def test_leaving_closes_viewers_in_good_time(build: Build) -> None:
             began = time.monotonic()
         assert time.monotonic() - began < 3.0
         assert (await _next(ws, "close")).data == aiohttp.WSCloseCode.GOING_AWAY
+
+
+async def test_an_error_of_the_page_ends_the_page_and_not_the_line(
+    station: Station, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station.check("engine", Health.OK)
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"http://127.0.0.1:{station.port}/ws") as ws:
+        await _next(ws, "beat")
+        monkeypatch.setattr(Board, "tick", _broken)
+        await _next(ws, "close")
+    station.samples(make.samples(), "mqtt")
+    status, _, body = await _get(station, "/healthz")
+    assert (status, json.loads(body)["status"]) == (200, "degraded")
+    assert "page" in json.loads(body)["reasons"]
+
+
+def _broken(board: Board, now: float) -> None:
+    raise ArithmeticError(f"{board} at {now}: an error that nobody thought of")
 
 
 async def _open_raw(port: int) -> socket.socket:
