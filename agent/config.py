@@ -197,19 +197,17 @@ def _keys_at(location: list[str]) -> list[str]:
 
 
 def _line(location: list[str], text: str) -> int | None:
-    """The line on which a key stands: the last part of the path that is found, below its table's header."""
-    table = ""
-    best = None
+    """The line on which a key stands, or the table that lacks it: the longest part of the path that is found."""
+    named = [part for part in location if not part.isdigit()]
+    table: list[str] = []
+    best, depth = None, 0
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
-            table = header[1]
-            if table == ".".join(p for p in location if not p.isdigit()):
-                return number
-        elif (assigned := re.match(r"\s*([\w.\"-]+)\s*=", line)) and not line.lstrip().startswith("#"):
-            full = [*table.split("."), *assigned[1].replace('"', "").split(".")] if table else [assigned[1]]
-            named = [p for p in location if not p.isdigit()]
-            if full == named:
-                return number
-            if full == named[: len(full)]:
-                best = number
+            here = table = header[1].split(".")
+        elif assigned := re.match(r'\s*([\w."-]+)\s*=', line):
+            here = [*table, *assigned[1].replace('"', "").split(".")]
+        else:
+            continue
+        if len(here) > depth and here == named[: len(here)]:
+            best, depth = number, len(here)
     return best

@@ -29,7 +29,7 @@ from agent.demo.broker import BrokerAddress, BrokerError, broker, free_port
 from agent.demo.monitors import bed_lookup
 from agent.demo.players import DEVICE, PayloadKind, Signal, Tally, play_hl7, play_mqtt
 from agent.demo.receiver import Received, Receiver
-from agent.demo.recordings import DemoBed, demo_beds
+from agent.demo.recordings import DemoBed, RecordingsError, demo_beds
 from agent.metrics import Metrics
 from agent.mqtt_link import BrokerSettings, MqttLink
 
@@ -78,7 +78,10 @@ async def run(options: Options) -> dict[str, object]:
         DemoError: something that it needs does not start.
     """
     data = options.data or Path(os.environ.get("ECG_DATA", Path.cwd().parent / "shared" / "data"))
-    placed = _place(demo_beds(data if data.is_dir() else None), options.beds)
+    try:
+        placed = _place(demo_beds(data if data.is_dir() else None), options.beds)
+    except RecordingsError as error:
+        raise DemoError(str(error)) from error
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
