@@ -45,6 +45,21 @@ def fixtures_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """Finds a program that a test needs beside Python; CI fails where it is absent, a checkout without it skips."""
+
+    def _find(name: str) -> str:
+        path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+        if path is None and os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed: CI must not skip the tests that need it")
+        if path is None:
+            pytest.skip(f"{name} is not installed")
+        return path
+
+    return _find
+
+
 @pytest.fixture
 def free_port() -> int:
     """A TCP port on the loopback interface that nobody listens on."""

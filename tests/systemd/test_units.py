@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ GPU = UNITS / "deepecg-agent.service.d" / "gpu.conf"
 LIMIT = 2.0
 
 
+@pytest.fixture(autouse=True)
+def _systemd(tool: Callable[[str], str]) -> None:
+    tool("systemd-analyze")
+
+
 def _analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    binary = shutil.which("systemd-analyze")
-    if binary is None:
-        pytest.fail("systemd-analyze is not installed: apt-get install systemd")
-    return subprocess.run([binary, "--no-pager", *arguments], check=False, capture_output=True, text=True, timeout=60)
+    command = ["systemd-analyze", "--no-pager", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
 
 def _install(folder: Path, gpu: bool) -> Path:
@@ -83,10 +87,8 @@ def test_the_service_is_what_the_agent_expects() -> None:
     assert "MemoryDenyWriteExecute" not in unit, "OpenVINO compiles its kernels into memory"
 
 
-def test_sysusers_makes_the_account(tmp_path: Path) -> None:
-    binary = shutil.which("systemd-sysusers")
-    if binary is None:
-        pytest.fail("systemd-sysusers is not installed: apt-get install systemd")
+def test_sysusers_makes_the_account(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    binary = tool("systemd-sysusers")
     (tmp_path / "etc").mkdir()
     folder = tmp_path / "usr" / "lib" / "sysusers.d"
     folder.mkdir(parents=True)
@@ -130,10 +132,8 @@ def _system_calls(group: str) -> set[str]:
     return calls
 
 
-def test_the_filter_allows_what_the_libraries_call(tmp_path: Path) -> None:
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.fail("strace is not installed: apt-get install strace")
+def test_the_filter_allows_what_the_libraries_call(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    strace = tool("strace")
     allowed: set[str] = set()
     for value in _settings(SERVICE)["SystemCallFilter"]:
         for group in value.removeprefix("~").split():

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from agent.demo.screenshot import ScreenshotError, screenshot
+
+
+@pytest.fixture(autouse=True)
+def _chromium(tool: Callable[[str], str]) -> None:
+    tool("chromium")
 
 
 async def test_a_picture_of_the_wanted_size(free_port: int, tmp_path: Path) -> None:

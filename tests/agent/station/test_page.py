@@ -31,7 +31,8 @@ COLOURS = {
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Browser]:
+async def browser(tool: Callable[[str], str]) -> AsyncIterator[Browser]:
+    tool("chromium")
     async with open_browser() as browser:
         yield browser
 
