@@ -26,12 +26,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.metrics import Metrics
+from agent.mqtt_client import Inbox, Message
 from agent.mqtt_connection import (
     BrokerSettings,
     Connection,
     ConnectionLostError,
-    Inbox,
-    Message,
     MqttError,
     NotConnectedError,
     PublishRefusedError,
@@ -84,7 +83,7 @@ class MqttLink:
         self._transport = transport
         self._subscriptions = tuple(subscriptions)
         self._status_topic = settings.status_topic.replace("{client_id}", settings.client_id)
-        self._inbox = Inbox(settings, metrics, transport)
+        self._inbox = Inbox(settings.queue, settings.receive_maximum, metrics, transport)
         self._tls = RotatingContext(settings.tls, client_context) if settings.tls else None
         self._up: Connection | None = None
         self._number = 0

@@ -84,7 +84,7 @@ class MqttSourceSettings(BrokerSettings):
     max_devices: int = Field(default=4096, ge=1)
     """Devices whose sequence is remembered; beyond that the one silent for longest is forgotten."""
     remember: int = Field(default=256, ge=1, le=65536)
-    """SequenceTracker numbers remembered for each device, by which a block that comes again is known."""
+    """Sequence numbers remembered for each device, by which a block that comes again is known."""
     offset_binary: OffsetBinarySettings = Field(default_factory=OffsetBinarySettings)
     """What the flat offset-binary JSON of 12-bit devices leaves unsaid."""
 
