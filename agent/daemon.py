@@ -115,6 +115,8 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         manifest = parts.bundle.manifest
         info = StationInfo(manifest, __version__, parts.batcher.engine)
         station = await _enter(stack, Station(config.station, metrics, info), "station")
+        for alert in parts.alerting.open_alerts():  # from before a restart
+            station.alert(alert)
         line = parts.line(metrics, station)
         sources: list[MqttSource | HL7Source] = []
         if config.sources.hl7 is not None:
