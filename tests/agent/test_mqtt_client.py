@@ -22,7 +22,7 @@ def packed(**values: object) -> bytes:
     return bytes(properties.pack())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     topic=text,
     qos=st.sampled_from([0, 1]),
@@ -52,7 +52,7 @@ def test_what_paho_packs_is_parsed(topic: str, qos: int, mid: int, body: bytes, 
     assert parse_publish(command, bytearray(head + body), properties=False) == (topic, got[1], "", len(head))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.integers(0x30, 0x3F), st.binary(max_size=60), st.booleans())
 def test_any_packet_is_parsed_or_refused(command: int, packet: bytes, properties: bool) -> None:
     try:

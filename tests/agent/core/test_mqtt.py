@@ -205,7 +205,7 @@ blocks = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(blocks)
 def test_round_trip_of_every_form(block: Samples) -> None:
     assert_same(take(encode_binary(block)), block, 0.001)
@@ -280,13 +280,13 @@ def test_trailing_garbage_is_refused(payload: bytes) -> None:
             take(payload + tail)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=400), st.sampled_from(TYPES))
 def test_any_bytes(payload: bytes, content_type: str) -> None:
     survives(payload, content_type)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.sampled_from(forms),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6),
@@ -323,14 +323,14 @@ fields = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(fields, anything, max_size=6), st.booleans())
 def test_any_document(document: dict[str, object], sound: bool) -> None:
     base = {"rate": 250, "leads": {"II": [0.1, None, 0.3]}} if sound else {}
     survives(cbor2.dumps(base | document), CBOR_TYPE)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(
         fields,
