@@ -195,7 +195,7 @@ def _heart(
     atria = np.zeros((len(INDEPENDENT), n))
     if rhythm is Rhythm.AFIB:
         # Independent intervals: the next says nothing of the one after. The AV node lets none through under .3 s.
-        beats = _beats(end, rng, lambda: max(0.3, float(interval * rng.lognormal(-0.028, 0.235))))
+        beats = _beats(end, rng, lambda: max(0.3, float(interval * rng.lognormal(-0.036, 0.27))))
         _add_beats(dipole, rate, beats, _QRS, person, rng)
         atria = _FIBRILLATION[:, None] * _f_waves(n, rate, rng)
     elif rhythm is Rhythm.VT:
@@ -295,8 +295,8 @@ def _f_waves(n: int, rate: float, rng: np.random.Generator) -> _Array:
     rate_now = rng.uniform(5.2, 7.2) + 0.9 * _band(n, rate, 0.0, 1.2, rng)[0]
     phase = 2 * np.pi * np.cumsum(np.clip(rate_now, 4.0, 9.0)) / rate + rng.uniform(0, 2 * np.pi)
     size = 1 + 0.4 * np.clip(_band(n, rate, 0.0, 1.0, rng)[0], -2, 2)
-    waves = size * (np.sin(phase) + 0.3 * np.sin(2 * phase + 0.8)) + 0.45 * _band(n, rate, 6.5, 1.3, rng)[0]
-    return np.asarray(rng.uniform(0.05, 0.08) * waves)
+    waves = size * (np.sin(phase) + 0.3 * np.sin(2 * phase + 0.8)) + 0.8 * _band(n, rate, 6.5, 1.3, rng)[0]
+    return np.asarray(rng.uniform(0.06, 0.09) * waves)
 
 
 def _ventricular_fibrillation(n: int, rate: float, rng: np.random.Generator) -> _Array:
