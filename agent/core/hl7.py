@@ -34,7 +34,7 @@ ERROR_TEXTS: Final = {
     207: "Application internal error",
 }
 _OBSERVATION_EVENTS: Final = frozenset({"R01", "W01", "R40", "R31", "R32"})
-_RHYTHM: Final = frozenset({b"184327", b"MDC_ECG_STAT_RHY"})
+_RHYTHM: Final = frozenset({"184327", "MDC_ECG_STAT_RHY"})
 _MDS: Final = frozenset({b"69965", b"MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS"})
 _MOST_ERRORS: Final = 16
 """ERR segments in one acknowledgement."""
@@ -129,7 +129,8 @@ def decode(
             chosen = next((d for d in dialects if d.name == dialect), None) if dialect else select(traits, dialects)
             name = chosen.name if chosen else ""
             alarms = not traits.observations.isdisjoint(ALARM_ROWS)
-            events, errors = _observations(parsed, chosen, received, beds, zone, alarms=alarms)
+            rhythm = not traits.observations.isdisjoint(_RHYTHM)
+            events, errors = _observations(parsed, chosen, received, beds, zone, alarms=alarms, rhythm=rhythm)
             notes = []
         else:  # an acknowledgement
             return Decoded(header, (), (Fault("acknowledgement", "An answer came that was not asked for."),), "AA")
@@ -288,7 +289,14 @@ def _patients(message: Message) -> list[_Patient]:
 
 
 def _observations(
-    message: Message, dialect: Dialect | None, received: float, beds: BedMap, zone: tzinfo, *, alarms: bool
+    message: Message,
+    dialect: Dialect | None,
+    received: float,
+    beds: BedMap,
+    zone: tzinfo,
+    *,
+    alarms: bool,
+    rhythm: bool,
 ) -> tuple[list[Event], list[HL7Error]]:
     """Samples and alarms of an ORU message, in order, and what is wrong with what was left out."""
     patients = _patients(message)
@@ -302,7 +310,9 @@ def _observations(
         located = [_bed(message, patient.pv1, order.obr, bed_fields, beds) for order in patient.orders]
         devices = [_device(message, order) for order in patient.orders]
         if dialect is not None:
-            events += _samples(message, dialect, patient, located, devices, encounter, received, zone, errors)
+            events += _samples(
+                message, dialect, patient, located, devices, encounter, received, zone, errors, rhythm=rhythm
+            )
         elif any(row.raw(2) == b"NA" for order in patient.orders for row in order.rows):
             raise HL7Error("dialect_unknown", "no dialect fits this message's waveforms; name one for this sender",
                            code=207)  # fmt: skip
@@ -332,6 +342,8 @@ def _samples(
     received: float,
     zone: tzinfo,
     errors: list[HL7Error],
+    *,
+    rhythm: bool,
 ) -> list[Samples]:
     """The waveforms of one patient, those of one bed, device and start together."""
     waves, wrong = waves_of(message, patient.orders, dialect, zone)
@@ -346,13 +358,14 @@ def _samples(
                 errors.append(_no_bed(patient.orders[index].obr))
             continue
         channels, values = groups.setdefault((bed, devices[index], wave.start), ([], []))
-        if wave.channel.lead is not None and any(wave.channel.lead is channel.lead for channel in channels):
+        lead = wave.channel.lead
+        if lead is not None and any(lead is channel.lead for channel in channels):
             errors.append(HL7Error("lead_twice", "a lead stands twice in one block; the first was taken", code=102,
                                    location="OBX"))  # fmt: skip
             continue
         channels.append(wave.channel)
         values.append(wave.values)
-    paced = _paced(message, patient.orders)
+    paced = _paced(message, patient.orders) if rhythm else None
     return [
         Samples(bed, device, tuple(channels), tuple(values), start, received, None, paced, encounter, "hl7")
         for (bed, device, start), (channels, values) in groups.items()
@@ -397,9 +410,8 @@ def _paced(message: Message, orders: Sequence[Order]) -> bool | None:
     paced: bool | None = None
     for order in orders:
         for row in order.rows:
-            fields = row.fields
-            if len(fields) > 5 and not _RHYTHM.isdisjoint(fields[3].split(row.delimiters.component, 2)[:2]):
-                value = message.text(fields[5]).upper().replace("-", "_").replace(" ", "_")
+            if not _RHYTHM.isdisjoint((message.component(row, 3), message.component(row, 3, 2))):
+                value = message.text(row.raw(5)).upper().replace("-", "_").replace(" ", "_")
                 if "NOT_PACED" in value or "NON_PACED" in value or "UNPACED" in value:
                     paced = paced or False
                 elif "PACED" in value:

@@ -1,6 +1,6 @@
 """An HL7 v2 message as bytes: delimiters, segments, fields, escapes and character sets (HL7 v2.6 chapter 2).
 
-Nothing is decoded until it is asked for, so that a waveform's array costs one split of its segment and no more. All
+Fields are cut but not decoded until they are asked for, so that a waveform's array costs one copy and no more. All
 bytes are UTF-8 here (or a single-byte set), so a delimiter is always one byte and never part of another character.
 """
 
@@ -83,31 +83,28 @@ class Delimiters:
 
 
 class Segment:
-    """One segment; its fields are split when first asked for."""
+    """One segment, split into its fields."""
 
-    __slots__ = ("_fields", "_raw", "delimiters", "index", "name")
+    __slots__ = ("delimiters", "fields", "index", "name")
+
+    fields: list[bytes]
+    """Raw, numbered as in the standard: ``fields[5]`` is OBX-5, and MSH-1 is the separator itself."""
 
     def __init__(self, raw: bytes, delimiters: Delimiters, index: int) -> None:
         """``index`` counts the segments of the same name from 1, as ERR-2 does."""
-        self._raw = raw
-        self._fields: list[bytes] | None = None
+        self.fields = raw.split(delimiters.field)
         self.delimiters = delimiters
         self.index = index
         self.name = raw[:3]
-
-    @property
-    def fields(self) -> list[bytes]:
-        """Raw fields, numbered as in the standard: ``fields[5]`` is OBX-5, and MSH-1 is the separator itself."""
-        if self._fields is None:
-            self._fields = self._raw.split(self.delimiters.field)
-            if self.name == b"MSH":
-                self._fields.insert(1, self.delimiters.field)
-        return self._fields
+        if self.name == b"MSH":
+            self.fields.insert(1, delimiters.field)
 
     def raw(self, field: int) -> bytes:
         """The field's bytes; empty where the segment ends before it."""
-        fields = self.fields
-        return fields[field] if field < len(fields) else b""
+        try:
+            return self.fields[field]
+        except IndexError:
+            return b""
 
     def repetitions(self, field: int) -> list[bytes]:
         """The field's repetitions, raw; none where it is empty."""

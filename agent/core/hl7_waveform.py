@@ -28,6 +28,7 @@ _HIGHEST_RATE: Final = 20_000.0
 # MDC_EVT_INOP carries a sentinel in one maker's messages (32767) and a flag in another's (0 or 1).
 _LEAST_SENTINEL: Final = 0x4000
 _LONGEST_CODE: Final = 250
+_LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,13 +75,14 @@ def waves_of(
     waves: list[tuple[int, Wave]] = []
     errors: list[HL7Error] = []
     times: dict[bytes, float | None] = {}
+    parsed = parse_arrays(fields)
     with np.errstate(over="ignore", invalid="ignore"):
-        for (index, row), values in zip(rows, parse_arrays(fields), strict=True):
+        for (index, row), values in zip(rows, parsed.values, strict=True):
             try:
                 if values is None:
                     raise _wrong(row.segment, 5, "values", "the array holds something that is not a number")
                 if len(values):
-                    waves.append((index, _wave(message, row, values, dialect, zone, times)))
+                    waves.append((index, _wave(message, row, values, parsed.bound, dialect, zone, times)))
             except HL7Error as error:
                 errors.append(error)
     return waves, errors
@@ -138,6 +140,7 @@ def _wave(
     message: Message,
     row: _Row,
     values: NDArray[np.float64],
+    bound: float,
     dialect: Dialect,
     zone: tzinfo,
     times: dict[bytes, float | None],
@@ -152,10 +155,10 @@ def _wave(
         start = end - len(values) / rate
     base, factor = _scale(row, sense.kind, dialect)
     samples: FloatArray = (values * factor).astype(np.float32)
-    invalid = _invalid(message, row, values, dialect)
+    invalid = _invalid(message, row, values, bound, dialect)
     if invalid is not None:
         samples[invalid] = np.nan
-    if not np.isfinite(samples).all():
+    if not bound * factor < _LARGEST:
         samples[np.isinf(samples)] = np.nan
     labels = row.facets.get("filter")
     channel = Channel(
@@ -172,6 +175,7 @@ def _wave(
 
 
 def _time(obr: Segment, position: int, zone: tzinfo, times: dict[bytes, float | None]) -> float | None:
+    """OBR-7 or OBR-8; the leads of a message share them, so each value is read once."""
     raw = obr.raw(position)
     if raw not in times:
         try:
@@ -184,8 +188,7 @@ def _time(obr: Segment, position: int, zone: tzinfo, times: dict[bytes, float | 
 def _rate(row: _Row, count: int, start: float | None, end: float | None, dialect: Dialect) -> float:
     facets = row.facets.get("rate", ())
     if facets:
-        hertz = dialect.rate_always_hertz
-        stated = {_stated_rate(_number(f), _short(f, 6), f.delimiters.component, always_hertz=hertz) for f in facets}
+        stated = {_stated_rate(f, dialect.rate_always_hertz) for f in facets}
         rate = stated.pop()
         if rate is None or stated:
             raise _wrong(facets[0], 6, "rate", "the sample rate's value and unit make no rate; send Hz")
@@ -234,10 +237,11 @@ def _scale(row: _Row, kind: ChannelKind, dialect: Dialect) -> tuple[str, float]:
     return base, factor
 
 
-def _invalid(message: Message, row: _Row, values: NDArray[np.float64], dialect: Dialect) -> NDArray[np.bool_] | None:
+def _invalid(
+    message: Message, row: _Row, values: NDArray[np.float64], bound: float, dialect: Dialect
+) -> NDArray[np.bool_] | None:
     """Which samples the sender marks invalid or missing; None where none is."""
     low, high = -np.inf, np.inf
-    invalid: NDArray[np.bool_] | None = None
     for facet in row.facets.get("range", ()):
         bounds = facet.raw(5).split(message.delimiters.component)
         try:
@@ -251,12 +255,12 @@ def _invalid(message: Message, row: _Row, values: NDArray[np.float64], dialect: 
             sentinels.append(value)
         elif value != 0:
             return np.ones(len(values), np.bool_)
-    if low > values.min() or high < values.max():
-        invalid = (values < low) | (values > high)
-    for sentinel in {s for s in sentinels if low <= s <= high}:
-        hit = values == sentinel
-        if hit.any():
-            invalid = hit if invalid is None else invalid | hit
+    reached = [sentinel for sentinel in sentinels if low <= sentinel <= high and abs(sentinel) <= bound]
+    if not reached and low <= -bound and bound <= high:
+        return None
+    invalid = (values < low) | (values > high)
+    for sentinel in set(reached):
+        invalid |= values == sentinel
     return invalid
 
 
@@ -282,8 +286,12 @@ def _unit_of(raw: bytes, mark: bytes) -> tuple[str, float] | None:
     return unit(_components(raw, mark))
 
 
+def _stated_rate(facet: Segment, always_hertz: bool) -> float | None:
+    return _rate_of(_number(facet), _short(facet, 6), facet.delimiters.component, always_hertz)
+
+
 @lru_cache(maxsize=256)
-def _stated_rate(value: float, raw: bytes, mark: bytes, *, always_hertz: bool) -> float | None:
+def _rate_of(value: float, raw: bytes, mark: bytes, always_hertz: bool) -> float | None:
     return rate_from(value, _components(raw, mark), always_hertz=always_hertz)
 
 
