@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
+from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, LABELS
 from training.bundle import as_plain, write_bundle
 from training.compile import golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
@@ -31,6 +33,10 @@ Threads = Annotated[int, typer.Option(min=1, help="Processor threads.")]
 
 WHOLE = "all"
 """Name of the run on every patient that is not held out: its weights ship."""
+
+
+UNSEEN = "unseen.npy"
+"""(n, 77): every window's probabilities by the network that never saw its patient; NaN where there is none."""
 
 
 class CommandError(Exception):
@@ -71,8 +77,7 @@ def _weights(output: Path, name: str, recipe: Recipe) -> State:
     saved = load(path)
     if saved["step"] < recipe.steps:
         raise CommandError(
-            f"{path} stopped at step {saved['step']} of {recipe.steps}; run deepecg-train train {output} to end it, or "
-            "pass --unfinished"
+            f"{path} stopped at step {saved['step']} of {recipe.steps}; run deepecg-train train {output} to end it"
         )
     weights: State = saved["mean"]
     return weights
@@ -87,6 +92,21 @@ def _read(output: Path, name: str, made_by: str) -> Any:
 
 def _write(output: Path, name: str, content: Mapping[str, Any]) -> None:
     (output / name).write_text(json.dumps(as_plain(content), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _unseen(
+    output: Path, fold: int, recipe: Recipe, table: WindowTable, index: NDArray[np.int64], threads: int
+) -> FloatArray:
+    """Probabilities (len(index), 77) by the fold's network, kept beside its checkpoint until that changes."""
+    weights, kept = _weights(output, str(fold), recipe), output / f"{fold}.npy"
+    if kept.exists() and kept.stat().st_mtime > (output / f"{fold}.pt").stat().st_mtime:
+        known: FloatArray = np.load(kept, allow_pickle=False)
+        if len(known) == len(index):
+            return known
+    network = Network(convert(sl_from_state(weights), samples_of(table.preprocessing)), threads)
+    found = network.predict(table, index, progress=True)
+    np.save(kept, found)
+    return found
 
 
 @app.command(name="train")
@@ -120,14 +140,12 @@ def evaluate(output: Output, data: Data, recipe: RecipeName = "demo", threads: T
     """Score every patient by the network that never saw that patient; print and keep the figures."""
     chosen = _recipe(recipe)
     table = _table(data, output)
-    probabilities = np.full((len(table), len(LABELS)), np.nan, np.float32)
     folds = np.where(trained_on(table), table.folds(chosen.folds), -1)
+    probabilities = np.full((len(table), len(LABELS)), np.nan, np.float32)
     for fold in range(chosen.folds):
-        net = sl_from_state(_weights(output, str(fold), chosen))
-        network = Network(convert(net, samples_of(table.preprocessing)), threads)
         index = np.flatnonzero(folds == fold)
-        probabilities[index] = network.predict(table, index, progress=True)
-    np.save(output / "out_of_fold.npy", probabilities)
+        probabilities[index] = _unseen(output, fold, chosen, table, index, threads)
+    np.save(output / UNSEEN, probabilities)
     scores = score_all(LABEL_NAMES, probabilities, table)
     _write(output, "evaluation.json", {name: asdict(score) for name, score in scores.items()})
     for score in sorted(scores.values(), key=lambda s: -s.positive_patients):
@@ -143,19 +161,14 @@ def thresholds(output: Output, data: Data) -> None:
     """Choose alert thresholds on continuous recordings of unseen patients; print and keep them."""
     table = _table(data, output)
     scores = {name: Score(**fields) for name, fields in _read(output, "evaluation.json", "evaluate").items()}
-    probabilities = np.load(output / "out_of_fold.npy")
-    persistence = Persistence()
+    probabilities = np.load(output / UNSEEN, allow_pickle=False)
     evident = [
         info.name
         for info in LABELS
         if info.severity.value == "pathological" and info.name in scores and scores[info.name].is_evidence
     ]
-    chosen = rules(LABEL_NAMES, table, probabilities, evident, persistence)
-    _write(
-        output,
-        "thresholds.json",
-        {"persistence": asdict(persistence), "rules": {name: asdict(replay) for name, replay in chosen.items()}},
-    )
+    chosen = rules(LABEL_NAMES, table, probabilities, evident)
+    _write(output, "thresholds.json", {name: asdict(replay) for name, replay in chosen.items()})
     for name in evident:
         replay = chosen.get(name)
         if replay is None:
@@ -163,8 +176,8 @@ def thresholds(output: Output, data: Data) -> None:
             continue
         low, high = replay.interval
         typer.echo(
-            f"{name}: threshold {replay.threshold:g}, {replay.false_alerts} false alerts in "
-            f"{replay.negative_hours:.1f} h, "
+            f"{name}: threshold {replay.threshold:g} for {replay.rule.open_after} windows, "
+            f"{replay.false_alerts} false alerts in {replay.negative_hours:.1f} h, "
             f"{replay.per_bed_day:.2f} ({low:.2f}–{high:.2f}) per bed-day; found {replay.detected}/{replay.episodes} "
             f"episodes, {replay.detected_patients}/{replay.positive_patients} patients"
         )
@@ -182,18 +195,19 @@ def compile_command(
     chosen = _recipe(recipe)
     table = _table(data, output)
     scores = {name: Score(**fields) for name, fields in _read(output, "evaluation.json", "evaluate").items()}
-    kept = _read(output, "thresholds.json", "thresholds")
-    persistence = Persistence(**kept["persistence"])
-    replays = {name: Replay(**fields | {"delays": tuple(fields["delays"])}) for name, fields in kept["rules"].items()}
+    replays = {
+        name: Replay(**fields | {"rule": Persistence(**fields["rule"]), "delays": tuple(fields["delays"])})
+        for name, fields in _read(output, "thresholds.json", "thresholds").items()
+    }
     training = training_of(table, chosen, scores, replays)
     manifest = write_bundle(
         bundle,
         _weights(output, WHOLE, chosen),
         golden_windows(),
-        labels_of(scores, replays, persistence),
+        labels_of(scores, replays),
         identity_of(version),
         training,
-        readme_of(training, scores, replays, persistence),
+        readme_of(training, scores, replays),
         preprocessing=table.preprocessing,
     )
     size = sum(entry.size for entry in manifest.files.values())

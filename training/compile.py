@@ -8,13 +8,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.core.ecg import LEADS, FloatArray, Lead
 from agent.core.labels import LABELS
 from agent.core.manifest import AlertRule, ChangeRecord, Evidence, Label, Training
+from agent.core.synthetic import Rhythm, synthesize
 from training.bundle import Identity
 from training.data import PROXIES, WindowTable
 from training.evaluate import MIN_LOWER_AUROC, MIN_POSITIVE_PATIENTS, Score
 from training.recipes import Recipe
-from training.thresholds import MAX_PER_BED_DAY, Persistence, Replay
+from training.thresholds import MAX_PER_BED_DAY, Replay
 
 LICENCES: Mapping[str, tuple[str, str]] = {
     "ptbxl500": ("CC BY 4.0", "PTB-XL, records 1-500 (Wagner et al. 2020, PhysioNet)"),
@@ -31,7 +33,26 @@ STATEMENT = (
 )
 
 
-def labels_of(scores: Mapping[str, Score], replays: Mapping[str, Replay], rule: Persistence) -> tuple[Label, ...]:
+GOLDEN_RATE, GOLDEN_SECONDS = 250, 10
+_II, _V1 = LEADS.index(Lead.II), LEADS.index(Lead.V1)
+
+
+def golden_windows() -> FloatArray:
+    """(k, 12, 2500) raw mV of the project's own generator: every rhythm it knows, then beds with fewer leads."""
+    windows = [
+        synthesize(rhythm, seconds=GOLDEN_SECONDS, rate=GOLDEN_RATE, seed=seed)
+        for seed, rhythm in enumerate(Rhythm)
+        if rhythm is not Rhythm.LEAD_OFF  # NaN: no window is made of it
+    ]
+    for rhythm, there in ((Rhythm.SINUS, (_II,)), (Rhythm.AFIB, (_II, _V1)), (Rhythm.AFIB, range(6))):
+        window = synthesize(rhythm, seconds=GOLDEN_SECONDS, rate=GOLDEN_RATE, seed=100)
+        silent = np.setdiff1d(np.arange(len(LEADS)), np.array(list(there)))
+        window[silent] = 0.0
+        windows.append(window)
+    return np.stack(windows).astype(np.float32)
+
+
+def labels_of(scores: Mapping[str, Score], replays: Mapping[str, Replay]) -> tuple[Label, ...]:
     """The manifest's 77 labels: evidence where a score is evidence, a rule where a replay gave a threshold."""
     labels = []
     for info in LABELS:
@@ -48,9 +69,9 @@ def labels_of(scores: Mapping[str, Score], replays: Mapping[str, Replay], rule: 
             if replay is not None and info.severity.value == "pathological":
                 alert = AlertRule(
                     threshold=replay.threshold,
-                    release=round(replay.threshold * rule.release, 4),
-                    open_after=rule.open_after,
-                    close_after=rule.close_after,
+                    release=round(replay.threshold * replay.rule.release, 4),
+                    open_after=replay.rule.open_after,
+                    close_after=replay.rule.close_after,
                     priority=info.priority,
                     false_alerts_per_bed_day=round(replay.per_bed_day, 3),
                     false_alerts_upper=round(replay.interval[1], 3),
@@ -120,9 +141,7 @@ def identity_of(version: str) -> Identity:
     )
 
 
-def readme_of(
-    training: Training, scores: Mapping[str, Score], replays: Mapping[str, Replay], rule: Persistence, extra: str = ""
-) -> str:
+def readme_of(training: Training, scores: Mapping[str, Score], replays: Mapping[str, Replay]) -> str:
     """README.md of the bundle."""
     lines = [
         "# deepecg-sl-demo",
@@ -163,24 +182,24 @@ def readme_of(
         "",
         "## Alerts",
         "",
-        f"An alert opens after {rule.open_after} consecutive windows (ten seconds each, every five) at or above the "
-        f"threshold and ends after {rule.close_after} below {rule.release:g} of it. Measured by replaying continuous "
-        "two-lead recordings of unseen patients:",
+        "An alert opens after so many consecutive windows (ten seconds each, every five) at or above the threshold, "
+        "and ends after the second number of them below the release. Measured by replaying continuous two-lead "
+        "recordings of unseen patients with the agent's own rules; episodes are unbroken stretches of thirty "
+        "seconds or more:",
         "",
-        "| label | threshold | false alerts | negative hours (patients) | per bed-day (exact 95 % Poisson interval) "
-        "| episodes found | patients found | median seconds to the alert |",
-        "|---|---|---|---|---|---|---|---|",
+        "| label | threshold, release | windows | false alerts | negative hours (patients) "
+        "| per bed-day (exact 95 % Poisson interval) | episodes found | patients found | median seconds to the alert |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, r in replays.items():
         low, high = r.interval
         delay = f"{np.median(r.delays):.0f}" if r.delays else "–"
         lines.append(
-            f"| {name} | {r.threshold:g} | {r.false_alerts} | {r.negative_hours:.1f} ({r.negative_patients}) "
-            f"| {r.per_bed_day:.2f} ({low:.2f}–{high:.2f}) | {r.detected}/{r.episodes} "
-            f"| {r.detected_patients}/{r.positive_patients} | {delay} |"
+            f"| {name} | {r.threshold:g}, {r.threshold * r.rule.release:g} "
+            f"| {r.rule.open_after}, {r.rule.close_after} | {r.false_alerts} "
+            f"| {r.negative_hours:.1f} ({r.negative_patients}) | {r.per_bed_day:.2f} ({low:.2f}–{high:.2f}) "
+            f"| {r.detected}/{r.episodes} | {r.detected_patients}/{r.positive_patients} | {delay} |"
         )
     if not replays:
-        lines.append("| none | | | | | | | |")
-    if extra:
-        lines += ["", extra]
+        lines.append("| none | | | | | | | | |")
     return "\n".join(lines) + "\n"

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from agent.core.ecg import FloatArray
 from training.data import WindowTable
-from training.inference import Network
 
 MIN_POSITIVE_PATIENTS = 20
 MIN_LOWER_AUROC = 0.85
@@ -39,15 +38,6 @@ class Score:
     def is_evidence(self) -> bool:
         """Enough patients, and surely well above chance."""
         return self.positive_patients >= MIN_POSITIVE_PATIENTS and self.lower >= MIN_LOWER_AUROC
-
-
-def out_of_fold(networks: Sequence[Network], table: WindowTable, folds: NDArray[np.int64]) -> FloatArray:
-    """(n, L) probability of every window by the network of its fold; NaN where the fold is -1 (held out)."""
-    out = np.full((len(table), table.labels.shape[1]), np.nan, np.float32)
-    for fold, network in enumerate(networks):
-        index = np.flatnonzero(folds == fold)
-        out[index] = network.predict(table, index)
-    return out
 
 
 def patient_weights(there: NDArray[np.bool_], who: NDArray[np.int64], patients: int) -> NDArray[np.float64]:

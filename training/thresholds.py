@@ -20,6 +20,9 @@ from training.data import STEP_SECONDS, WindowTable
 MAX_PER_BED_DAY = 1.0
 CANDIDATES = tuple(round(0.02 + 0.005 * i, 3) for i in range(196))
 """0.02 to 0.995."""
+SHORTEST_EPISODE = 5
+"""Windows of an episode that should be found: ten seconds every five, so thirty seconds, which the ESC guideline of
+2020 asks of atrial fibrillation on a monitor strip."""
 MIN_NEGATIVE_HOURS = 12.0
 HOURS_PER_DAY = 24.0
 REQUIRED = LEADS.index(Lead.II)
@@ -31,11 +34,13 @@ class Persistence:
     """How long a finding must last, in windows, and how far it must fall."""
 
     open_after: int = 5
-    """Ten-second windows every five seconds: five of them are thirty seconds, which the ESC guideline of 2020 asks of
-    atrial fibrillation on a monitor strip."""
     close_after: int = 3
     release: float = 0.5
     """Of the threshold."""
+
+
+PERSISTENCES = tuple(Persistence(open_after) for open_after in (5, 7, 9))
+"""Thirty, forty and fifty seconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,12 +63,13 @@ class Replay:
     """What a threshold would have done."""
 
     threshold: float
+    rule: Persistence
     false_alerts: int
     negative_hours: float
     false_alert_patients: int
     negative_patients: int
     episodes: int
-    """Unbroken stretches of the condition, long enough to alert."""
+    """Unbroken stretches of the condition of ``SHORTEST_EPISODE`` windows or more."""
     detected: int
     positive_patients: int
     """With such an episode."""
@@ -144,7 +150,7 @@ def replay(tracks: Sequence[Track], threshold: float, rule: Persistence) -> Repl
         false += wrong
         if wrong:
             false_patients.add(track.patient)
-        for first, last in episodes(track, rule.open_after):
+        for first, last in episodes(track, SHORTEST_EPISODE):
             n_episodes += 1
             positive_patients.add(track.patient)
             if hits := [opened for opened, closed in raised if opened <= last and closed >= first]:
@@ -153,6 +159,7 @@ def replay(tracks: Sequence[Track], threshold: float, rule: Persistence) -> Repl
                 detected_patients.add(track.patient)
     return Replay(
         threshold=threshold,
+        rule=rule,
         false_alerts=int(false),
         negative_hours=negative_windows * STEP_SECONDS / 3600,
         false_alert_patients=len(false_patients),
@@ -176,10 +183,19 @@ def choose(tracks: Sequence[Track], rule: Persistence, candidates: Sequence[floa
     return best
 
 
+def choose_rule(tracks: Sequence[Track]) -> Replay | None:
+    """The best of ``PERSISTENCES``, each with its own threshold: most patients found, then episodes, then the fastest.
+
+    Waiting longer allows a lower threshold: which of the two finds more is for the recordings to say.
+    """
+    found = [result for rule in PERSISTENCES if (result := choose(tracks, rule)) is not None]
+    return max(found, key=lambda r: (r.detected_patients, r.detected, -r.rule.open_after), default=None)
+
+
 def rules(
-    names: Sequence[str], table: WindowTable, probabilities: FloatArray, evident: Sequence[str], rule: Persistence
+    names: Sequence[str], table: WindowTable, probabilities: FloatArray, evident: Sequence[str]
 ) -> dict[str, Replay]:
-    """The replay at the chosen threshold of each label of ``evident`` that can have one; ``evident`` is in order.
+    """The rule and replay of each label of ``evident`` that can have one; ``evident`` is in order.
 
     A label has none without ``MIN_NEGATIVE_HOURS`` of continuous negatives, where the limit cannot be kept, where fewer
     than half of the patients with the condition are found, or where a label before it marks the very same windows
@@ -194,7 +210,7 @@ def rules(
         tracks = tracks_of(table, probabilities, i)
         if sum(int(np.sum(track.truth == 0)) for track in tracks) * STEP_SECONDS / 3600 < MIN_NEGATIVE_HOURS:
             continue
-        result = choose(tracks, rule)
+        result = choose_rule(tracks)
         if result is not None and result.detected_patients * 2 >= max(1, result.positive_patients):
             chosen[name] = result
     return chosen

@@ -23,7 +23,7 @@ from agent.core.manifest import (
     Manifest,
     Training,
 )
-from training.thresholds import Persistence, Track, alerts, choose, episodes, poisson_interval, replay
+from training.thresholds import Persistence, Track, alerts, choose, choose_rule, episodes, poisson_interval, replay
 
 RULE = Persistence(open_after=3, close_after=2, release=0.5)
 
@@ -113,7 +113,7 @@ def test_replay_opens_and_closes_as_the_agent_does(seed: int, threshold: float) 
 
 
 def test_an_alert_is_false_only_where_the_opening_window_is_known_to_be_negative() -> None:
-    t = track([0.9] * 4 + [0.0] * 4 + [0.9] * 4 + [0.0] * 4 + [0.9] * 4, [0] * 8 + [-1] * 8 + [1] * 4)
+    t = track([0.9] * 4 + [0.0] * 4 + [0.9] * 4 + [0.0] * 4 + [0.9] * 5, [0] * 8 + [-1] * 8 + [1] * 5)
     found = replay([t], 0.5, RULE)
     assert (found.false_alerts, found.episodes, found.detected) == (1, 1, 1)
     assert found.negative_hours == pytest.approx(8 * 5 / 3600)
@@ -129,6 +129,18 @@ def test_chosen_threshold_is_the_lowest_with_only_good_ones_above() -> None:
     assert found is not None
     assert found.threshold == expected
     assert found.per_bed_day <= 1.0
+
+
+def test_the_persistence_that_finds_more_wins() -> None:
+    # Noise of seven windows and an episode of nine at the same height: only nine windows tell them apart.
+    t = track([0.6] * 7 + [0.0] * 9 + [0.6] * 12, [0] * 16 + [1] * 12)
+    found = choose_rule([t])
+    assert found is not None
+    assert (found.rule.open_after, found.detected, found.false_alerts) == (9, 1, 0)
+    # Nothing but an episode: the fastest.
+    found = choose_rule([track([0.0] * 9 + [0.6] * 12, [0] * 9 + [1] * 12)])
+    assert found is not None
+    assert (found.rule.open_after, found.detected) == (5, 1)
 
 
 def test_no_threshold_where_every_one_is_too_noisy_or_nothing_is_negative() -> None:

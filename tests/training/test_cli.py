@@ -1,0 +1,96 @@
+"""The four commands on a few real recordings, from signal to bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from agent.engines.bundle import open_bundle
+from training.cli import app, main
+
+KEEP = {
+    "ptbxl500": ["00001_hr", "00002_hr", "00017_hr", "00031_hr", "00034_hr", "00039_hr"],
+    "cinc2021_mix": ["A0001", "A0002", "A0003", "E00001", "JS00001", "Q0001"],
+    "mitdb": ["100", "201", "208", "222"],
+    "cpsc2021_af": ["data_8_4", "data_92_12"],
+    "cinc2015_alarms": [],
+}
+
+
+@pytest.fixture(scope="module")
+def few(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a few records of each source."""
+    folder = tmp_path_factory.mktemp("data")
+    for source, names in KEEP.items():
+        place = folder / source / ("records500" if source == "ptbxl500" else "")
+        place.mkdir(parents=True)
+        there = data_dir / source / ("records500" if source == "ptbxl500" else "")
+        for name in names or sorted(path.stem for path in there.glob("*.hea"))[:1]:
+            for path in there.glob(f"{name}[._]*"):
+                (place / path.name).symlink_to(path)
+    shutil.copy(data_dir / "ptbxl500" / "ptbxl_database.csv", folder / "ptbxl500")
+    return folder
+
+
+@pytest.mark.data
+def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
+    run, bundle, options = str(tmp_path / "run"), tmp_path / "bundle", ["--data", str(few), "--recipe", "smoke"]
+    runner = CliRunner()
+
+    def call(*arguments: str) -> str:
+        result = runner.invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    call("train", run, *options, "--threads", "1")
+    table = call("evaluate", run, *options)
+    assert "Afib" in table
+    unseen = np.load(tmp_path / "run" / "unseen.npy")
+    scored = np.isfinite(unseen).all(axis=1)
+    assert scored.any()
+    assert not np.isfinite(unseen[~scored]).any()
+    call("thresholds", run, "--data", str(few))
+    assert json.loads((tmp_path / "run" / "thresholds.json").read_text()) == {}, "too few patients for a rule"
+    out = call("compile", run, str(bundle), *options, "--version", "0.0.1")
+    assert "deepecg-sl-demo/0.0.1" in out
+    manifest = open_bundle(bundle).manifest
+    assert all(label.rule is None and label.evidence is None for label in manifest.labels)
+    readme = (bundle / "README.md").read_text()
+    assert "not the published DeepECG weights" in " ".join(readme.split())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["train", "{run}", "--data", "{data}", "--recipe", "none"],
+            "there is no recipe 'none'; take one of demo, smoke",
+        ),
+        (["train", "{run}", "--data", "/nowhere"], "ECG_DATA"),
+        (["thresholds", "{run}", "--data", "{data}"], "run: deepecg-train evaluate"),
+        (["compile", "{run}", "{run}/b", "--data", "{data}"], "run: deepecg-train evaluate"),
+        (["train", "{run}", "--data", "{data}", "--recipe", "smoke", "--run", "7"], "there is no fold '7'"),
+    ],
+)
+def test_errors_are_one_sentence(
+    few: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    filled = [a.replace("{run}", str(tmp_path)).replace("{data}", str(few)) for a in arguments]
+    monkeypatch.setattr("sys.argv", ["deepecg-train", *filled])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("deepecg-train: ")
+    assert sentence in said
