@@ -306,7 +306,7 @@ def _observations(
     errors: list[HL7Error] = []
     for patient in patients:
         encounter = encounter_of(message, patient.pid, patient.pv1)
-        bed_fields = dialect.bed_fields if dialect else ("PV1-3", "OBR-10", "MSH-3")
+        bed_fields = dialect.bed_fields if dialect else ("PV1-3", "MSH-3")
         located = [_bed(message, patient.pv1, order.obr, bed_fields, beds) for order in patient.orders]
         devices = [_device(message, order) for order in patient.orders]
         if dialect is not None:

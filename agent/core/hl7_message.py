@@ -12,6 +12,26 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 SEVERITIES = ("E", "W", "I")
 
+FAULT_REASONS = frozenset(
+    {
+        # of whole messages
+        "acknowledgement", "bed_elsewhere", "bed_unknown", "charset", "control_id", "delimiters", "dialect_unknown",
+        "event_unknown", "no_header", "no_order", "too_many_rows", "type_unknown", "version_unknown",
+        # of one channel, which is quarantined
+        "code_length", "code_mismatch", "facet", "lead_twice", "range", "rate", "resolution", "time", "unit", "values",
+        # of one alarm
+        "alarm_event", "alarm_phase",
+        # of the server
+        "connection", "defect", "not_granted", "stray_bytes", "timeout", "too_long", "truncated",
+    }
+)  # fmt: skip
+"""Every `reason` of a fault of HL7 in: the label of a metric, so the list is closed."""
+
+# A message within the size limit must not keep the others waiting: what no honest sender needs is not worked through.
+_MOST_SEGMENTS = 20_000
+_MOST_FIELDS = 64
+_LONGEST_TEXT = 4096
+
 _HEX = re.compile(r"^[0-9A-Fa-f]+$")
 _TIME = re.compile(
     rb"^(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,9})|(\d{3}))?)?)?)?)?)?"
@@ -92,7 +112,7 @@ class Segment:
 
     def __init__(self, raw: bytes, delimiters: Delimiters, index: int) -> None:
         """``index`` counts the segments of the same name from 1, as ERR-2 does."""
-        self.fields = raw.split(delimiters.field)
+        self.fields = raw.split(delimiters.field, _MOST_FIELDS)
         self.delimiters = delimiters
         self.index = index
         self.name = raw[:3]
@@ -108,7 +128,7 @@ class Segment:
 
     def repetitions(self, field: int) -> list[bytes]:
         """The field's repetitions, raw; none where it is empty."""
-        value = self.raw(field)
+        value = self.raw(field)[:_LONGEST_TEXT]
         return value.split(self.delimiters.repetition) if value else []
 
     def component(self, field: int, component: int = 1) -> bytes:
@@ -140,7 +160,7 @@ class Message:
         """A value decoded and its escapes resolved (2.7); the HL7 null ``""`` becomes empty."""
         if raw == b'""':
             return ""
-        text = raw.decode(self.encoding, "replace").strip()
+        text = raw[:_LONGEST_TEXT].decode(self.encoding, "replace").strip()
         return unescape(text, self.delimiters) if self.delimiters.escape in raw else text
 
     def component(self, segment: Segment, field: int, component: int = 1, sub: int = 1) -> str:
@@ -163,7 +183,11 @@ def parse(data: bytes) -> Message:
                        location="MSH^1", reject=True)  # fmt: skip
     delimiters = _delimiters(data)
     data, encoding, fault = _decoded(data, delimiters)
-    lines = data.split(b"\r") if b"\r" in data else data.split(b"\n")
+    end = b"\r" if b"\r" in data else b"\n"
+    if data.count(end) > _MOST_SEGMENTS:
+        text = f"the message has more than {_MOST_SEGMENTS} segments; send shorter ones"
+        raise HL7Error("too_many_rows", text, code=207, reject=True)
+    lines = data.split(end)
     counts: dict[bytes, int] = {}
     segments: list[Segment] = []
     for line in lines:
@@ -268,8 +292,9 @@ def _delimiters(data: bytes) -> Delimiters:
 def _decoded(data: bytes, delimiters: Delimiters) -> tuple[bytes, str, str]:
     """The bytes in a set that is safe to split, the set's name, and what was wrong with the declaration."""
     first_line = re.split(rb"[\r\n]", data, maxsplit=1)[0]
-    fields = first_line.split(delimiters.field)
-    declared = fields[17].split(delimiters.repetition)[0].strip().decode("latin-1") if len(fields) > 17 else ""
+    fields = first_line.split(delimiters.field, 18)
+    field = fields[17][:_LONGEST_TEXT] if len(fields) > 17 else b""
+    declared = field.split(delimiters.repetition, 1)[0].strip().decode("latin-1")
     name = declared.upper().replace("ISO-8859-", "8859/").replace("ISO8859-", "8859/").replace("ISO 8859-", "8859/")
     if name in _MULTI_BYTE:
         try:

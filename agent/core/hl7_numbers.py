@@ -17,6 +17,8 @@ _SEPARATOR = 0x5E
 _NUMBER = re.compile(rb"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?\s*$")
 _DIGITS = 15
 """Decimal digits that a float64 holds exactly."""
+_LONGEST_CAREFUL = 200_000
+"""Bytes of a field that is read number by number: two minutes of one lead."""
 _POWERS = np.array([10.0**n for n in range(_DIGITS + 1)])
 
 
@@ -106,6 +108,8 @@ def _size(whole: NDArray[np.int64]) -> float:
 
 def _careful(text: bytes) -> NDArray[np.float64] | None:
     """One field, number by number: exponents, plus signs, blanks and empty elements."""
+    if len(text) > _LONGEST_CAREFUL:
+        return None
     numbers: list[float] = []
     for token in text.split(b"^"):
         if not token.strip():

@@ -22,6 +22,7 @@ ADT_EVENTS: Final = {
 
 # HL7 table 0001; A (ambiguous) and N (not applicable) are later additions.
 _SEX: Final = {"M": "M", "F": "F", "O": "O", "U": "U", "A": "O", "N": "U"}
+_LONGEST_LOCATION: Final = 500
 _FORBIDDEN = re.compile(r"[/+#\x00-\x1f]")
 
 
@@ -92,7 +93,7 @@ def location_of(message: Message, segment: Segment | None, field: int) -> str:
     """A PL field in component form with standard delimiters, unescaped, without trailing carets; empty if not there."""
     if segment is None:
         return ""
-    raw = segment.raw(field).split(message.delimiters.repetition, 1)[0]
+    raw = segment.raw(field)[:_LONGEST_LOCATION].split(message.delimiters.repetition, 1)[0]
     parts = raw.split(message.delimiters.component)
     marks = message.delimiters.subcomponent
     return "^".join("&".join(message.text(sub) for sub in part.split(marks)) for part in parts).rstrip("^& ")

@@ -28,6 +28,7 @@ _HIGHEST_RATE: Final = 20_000.0
 # MDC_EVT_INOP carries a sentinel in one maker's messages (32767) and a flag in another's (0 or 1).
 _LEAST_SENTINEL: Final = 0x4000
 _LONGEST_CODE: Final = 250
+_MOST_ROWS: Final = 512
 _LARGEST: Final = float(np.finfo(np.float32).max)
 
 
@@ -66,6 +67,10 @@ def waves_of(
     A row without a single sample (a lead that is off) is neither.
     """
     rows = [(index, row) for index, order in enumerate(orders) for row in _rows_of(order, dialect)]
+    if len(rows) > _MOST_ROWS:
+        raise HL7Error(
+            "too_many_rows", f"the message has more than {_MOST_ROWS} waveforms; send shorter ones", code=207
+        )
     mark, repetition = message.delimiters.component, message.delimiters.repetition
     fields = [row.segment.raw(5) for _, row in rows]
     if mark != b"^":
@@ -243,7 +248,7 @@ def _invalid(
     """Which samples the sender marks invalid or missing; None where none is."""
     low, high = -np.inf, np.inf
     for facet in row.facets.get("range", ()):
-        bounds = facet.raw(5).split(message.delimiters.component)
+        bounds = facet.raw(5).split(message.delimiters.component, 2)
         try:
             low, high = float(bounds[0]), float(bounds[1])
         except (ValueError, IndexError):

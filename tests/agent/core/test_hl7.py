@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import hl7apy.parser
@@ -22,7 +23,7 @@ from agent.core.ecg import (
     SourceAlarm,
 )
 from agent.core.hl7 import Decoded, acknowledge, answers, decode, header_of, refuse
-from agent.core.hl7_message import HL7Error, parse
+from agent.core.hl7_message import FAULT_REASONS, HL7Error, parse
 from agent.core.hl7_patient import BedMap
 from agent.demo import monitors
 from agent.sources.hl7_settings import load_dialects
@@ -318,6 +319,7 @@ def survives(data: bytes) -> None:
             assert not any(np.isinf(array).any() for array in event.values)
             assert all(0 < channel.rate <= 20_000 for channel in event.channels)
     assert decoded.events or decoded.verdict != "AA" or not decoded.errors
+    assert {fault.reason for fault in decoded.faults} <= FAULT_REASONS
     for code in answers(decoded.header, decoded.verdict):
         ack = acknowledge(decoded.header, code, control_id="1", created=START, errors=decoded.errors)
         assert not {0x0B, 0x1C} & set(ack) - set(data)
@@ -355,6 +357,39 @@ def test_truncation_anywhere() -> None:
     for seed in SEEDS:
         for end in range(0, len(seed), 23):
             survives(seed[:end])
+
+
+HEAD = b"MSH|^~\\&|WFM|B|||1||ORU^R01|1|P|2.6\rPV1||I|icu-b1\rOBR|1|||69121^MDC_OBS_WAVE_CTS^MDC\r"
+MEGA = 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        HEAD + b"OBX|\r" * (MEGA // 5),
+        HEAD + b"OBX|1|NA|1^a^MDC|1|1|mV\r" * 19_000,
+        HEAD + b"OBX|1|NM|68320^a^MDC|1.1.1.1.1.1.1|1|mV\r" * 19_000,
+        HEAD + b"OBX|1|ST|68481^a^MDC|1.3|start\r" * 19_000,
+        HEAD + b"OBR|1|||69121\rOBX|1|NA|131330^^MDC|1|1|mV\r" * 9_000,
+        HEAD + b"PID|" + b"|" * MEGA,
+        HEAD + b"PID|1||" + b"~^" * (MEGA // 2) + b"||" + b"\\F\\" * (MEGA // 3),
+        HEAD.replace(b"icu-b1", b"^&" * (MEGA // 2)),
+        HEAD.replace(b"icu-b1", b"\\X41\\" * (MEGA // 5)),
+        HEAD + b"OBX|1|NA|131330^^MDC|1|" + b"1^" * (MEGA // 2) + b"|mV",
+        HEAD + b"OBX|1|NA|131330^^MDC|1|" + b"+1^" * (MEGA // 3) + b"|mV",
+        HEAD + b"OBX|1|NA|131330^^MDC|1|" + b"9" * MEGA + b"|mV",
+        HEAD + b"OBX|1|NA|131330^^MDC|" + b"1." * (MEGA // 2) + b"|1^2|mV",
+        HEAD + b"OBX|1|NA|" + b"1^" * (MEGA // 2) + b"|1|1^2|" + b"m^" * 1000,
+        HEAD.replace(b"|1|P", b"|" + b"7" * MEGA + b"|P"),
+        HEAD.replace(b"2.6", b"2.6||||||" + b"~" * MEGA),
+        b"MSH|^~\\&" + b"|" * MEGA,
+    ],
+    ids=range(17),
+)
+def test_no_message_within_the_limit_keeps_the_others_waiting(message: bytes) -> None:
+    began = time.process_time()
+    survives(message)
+    assert time.process_time() - began < 3.0
 
 
 def test_the_data_files_name_distinct_dialects() -> None:
