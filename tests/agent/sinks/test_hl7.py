@@ -291,33 +291,45 @@ def test_settings_that_ask_for_no_acknowledgement_are_refused() -> None:
 
 
 PROGRAM = textwrap.dedent("""
-    import asyncio, dataclasses, sys
+    import asyncio, dataclasses, os, signal, sys, time
     from pathlib import Path
     from agent.core.ecg import Alert, Phase, Priority
     from agent.metrics import Metrics
     from agent.sinks.hl7 import Hl7Sink, Hl7SinkSettings
     from agent.sinks.outbox import Outbox
 
-    path, port, life, count = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    path, port = Path(sys.argv[1]), int(sys.argv[2])
 
-    async def main():
+    def say(line):
+        os.write(1, f"{line}\\n".encode())  # at once or not at all, unlike print()
+
+    async def live(life, count):
         async with Outbox(path, ("hl7",)) as outbox:
             sink = Hl7Sink(Hl7SinkSettings(host="127.0.0.1", port=port, reconnect_longest=0.1), outbox, Metrics())
             task = asyncio.create_task(sink.run())
-            print("ready", flush=True)
             for i in range(count):
                 start = Alert(f"{life}.{i}", f"{life}.{i}.start", "h/icu/1", "m1", "Afib", 199736, "MDC_EVT_X",
                               "AF (advisory)", Priority.MEDIUM, Phase.START, True, 0.0, 0.0, 0.0, 0.9, 0.8, "m", 0.0)
                 end = dataclasses.replace(start, message_id=f"{life}.{i}.end", phase=Phase.END, active=False)
                 await outbox.commit([start])
-                print(start.message_id, flush=True)
+                say(start.message_id)
                 await outbox.commit([end])
-                print(end.message_id, flush=True)
+                say(end.message_id)
                 await asyncio.sleep(0.002)
             while await outbox.undelivered("hl7"):
                 await asyncio.sleep(0.02)
             task.cancel()
-    asyncio.run(main())
+
+    for line in sys.stdin:  # each line is one life, in a process of its own
+        life, count, kill_after = line.split()
+        child = os.fork()
+        if child == 0:
+            asyncio.run(live(life, int(count)))
+            os._exit(0)
+        if float(kill_after):
+            time.sleep(float(kill_after))
+            os.kill(child, signal.SIGKILL)
+        say(f"ended {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
 """)
 
 
@@ -327,24 +339,27 @@ async def test_kill_9_at_any_point_loses_no_committed_alert(tmp_path: Path) -> N
     chance = random.Random(seed)
     committed: set[str] = set()
     async with Receiver() as receiver:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PROGRAM, str(tmp_path / "o.sqlite"), str(receiver.port)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdin is not None and process.stdout is not None
 
-        async def life(name: str, count: int, kill_after: float | None) -> int | None:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", PROGRAM, str(tmp_path / "o.sqlite"), str(receiver.port), name, str(count)),
-                stdout=subprocess.PIPE,
-            )
-            assert process.stdout is not None
-            assert await process.stdout.readline() == b"ready\n"
-            if kill_after is not None:
-                await asyncio.sleep(kill_after)
-                process.kill()
-            committed.update((await process.stdout.read()).decode().split())
-            return await process.wait()
+        async def live(name: str, count: int, kill_after: float) -> int:
+            process.stdin.write(f"{name} {count} {kill_after}\n".encode())
+            while line := (await process.stdout.readline()).decode():
+                if line.startswith("ended"):
+                    return int(line.split()[1])
+                committed.add(line.strip())
+            raise AssertionError("the program itself died")
 
-        for n in range(10):
-            assert await life(f"life{n}", 10_000, chance.uniform(0.0, 0.25)) == -9
-        async with asyncio.timeout(60):
-            assert await life("last", 3, None) == 0
+        async with asyncio.timeout(120):
+            for n in range(25):
+                assert await live(f"life{n}", 10_000, chance.uniform(0.001, 0.4)) == -9
+            assert await live("last", 3, 0) == 0
+        process.stdin.close()
+        await process.wait()
     arrived = [a.message_id for a in receiver.alerts]
     assert committed - set(arrived) == set(), f"seed {seed}"
     assert len(committed) > 20 and len(arrived) == len(set(arrived))
