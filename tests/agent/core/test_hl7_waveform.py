@@ -185,7 +185,7 @@ def test_a_lead_that_is_off_is_neither_channel_nor_fault() -> None:
     ("name", "old", "new", "reason"),
     [
         ("ge", "131330^MDC_ECG_ELEC_POTL_II", "131331^MDC_ECG_ELEC_POTL_III", "code_mismatch"),
-        ("ge", "131330^", "x" * 300 + "^", "code_length"),
+        ("ge", "131330^", "x" * 5000 + "^", "code_length"),
         ("ge", "0^100^", "0^1OO^", "values"),
         ("ge", "|240|", "|many|", "facet"),
         ("ge", "|240|", "|0|", "rate"),
