@@ -79,6 +79,9 @@ class Line:
             log.info("bed_forgotten", bed=bed)
             if self.station is not None:
                 self.station.forget(bed)
+        for sink, message_id in self.outbox.take_delivered():
+            if self.station is not None:
+                self.station.delivered(sink, message_id)
         self.metrics.beds.set(len(self.windower.beds))
         for kind, count in self.windower.counts.items():
             self.metrics.windowing.labels(kind=kind).inc(count)
@@ -115,14 +118,24 @@ class Line:
             case EncounterEvent.ADMIT:
                 self.windower.end_encounter(change.bed, change.encounter)
             case EncounterEvent.DISCHARGE:
-                self.windower.end_encounter(change.bed, None)
+                self._empty(change.bed, change)
             case EncounterEvent.TRANSFER:
-                if change.prior_bed is not None:
-                    self.windower.end_encounter(change.prior_bed, None)
-                self.windower.end_encounter(change.bed, change.encounter)
+                # A02 without PV1-6: the bed left behind is where the patient is known to be.
+                left = (change.prior_bed,) if change.prior_bed is not None else self.windower.where(change.encounter)
+                for bed in left:
+                    if bed != change.bed:
+                        self._empty(bed, change)
+                if change.bed not in left:
+                    self.windower.end_encounter(change.bed, change.encounter)
         if self.station is not None:
             self.station.encounter(change)
         return alerts
+
+    def _empty(self, bed: str, change: EncounterChange) -> None:
+        """The patient left the bed; a late message about one who is there no longer leaves the next one alone."""
+        known = self.windower.encounter(bed)
+        if known is None or known.same_patient(change.encounter):
+            self.windower.end_encounter(bed, None)
 
     async def _commit(self, alerts: Sequence[Alert]) -> None:
         if not alerts:

@@ -130,6 +130,17 @@ class Windower:
         known = self._beds.get(bed)
         return None if known is None else known.encounter
 
+    def where(self, encounter: Encounter) -> tuple[str, ...]:
+        """The beds that are known to hold this patient."""
+        return tuple(
+            name
+            for name, bed in self._beds.items()
+            if bed.encounter is not None
+            and bed.encounter.patient_ids
+            and encounter.patient_ids
+            and bed.encounter.same_patient(encounter)
+        )
+
     def end_encounter(self, bed: str, encounter: Encounter | None) -> None:
         """The patient left, and ``encounter`` came or nobody: nothing of the bed's samples reaches another window."""
         known = self._beds.get(bed) or self._new_bed(bed)

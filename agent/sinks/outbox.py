@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -130,6 +131,7 @@ class Outbox:
         self._thread: ThreadPoolExecutor | None = None
         self._db: sqlite3.Connection | None = None
         self._problem: str | None = None
+        self._acknowledged: deque[tuple[str, str]] = deque(maxlen=1000)
 
     @property
     def problem(self) -> str | None:
@@ -207,6 +209,13 @@ class Outbox:
     async def delivered(self, sink: str, message_id: str) -> None:
         """The receiver acknowledged this message: ``sink`` never gets it again."""
         await self._call(lambda db: self._delivered(db, sink, message_id))
+        self._acknowledged.append((sink, message_id))
+
+    def take_delivered(self) -> tuple[tuple[str, str], ...]:
+        """Sink and message id of what was acknowledged since the last call, at most the latest thousand: for the page."""
+        taken = tuple(self._acknowledged)
+        self._acknowledged.clear()
+        return taken
 
     async def failed(self, sink: str, message_id: str, reason: str, hold: float = 0.0) -> int:
         """Count a failed attempt, keep this alert from `pending` for ``hold`` seconds (≤ 3600); returns the attempts.

@@ -1,0 +1,257 @@
+"""The whole agent, a process of its own: real broker, real sockets, real receiver, the shipped bundle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from agent.core import mllp
+from agent.core.ecg import LEADS, Channel, ChannelKind, Encounter, EncounterEvent, FloatArray, Samples
+from agent.core.mqtt import BINARY_TYPE, encode_binary
+from agent.core.mqtt_block import code_of_lead
+from agent.core.synthetic import Rhythm, synthesize
+from agent.demo.broker import free_port, listening
+from agent.demo.monitors import adt, hl7_message
+from agent.demo.receiver import Received, Receiver
+from agent.metrics import Metrics
+from agent.mqtt_link import BrokerSettings, MqttLink
+
+RATE = 250.0
+SECONDS = 60
+PATIENT = Encounter(
+    patient_ids=("CANARY-ID^^^H^MR",), family_name="Canaryfamily", given_name="Canarygiven", location="ward^^h1^demo"
+)
+
+
+@pytest.fixture(scope="module")
+def fibrillation() -> FloatArray:
+    return synthesize(Rhythm.AFIB, seconds=SECONDS, rate=RATE, seed=3)
+
+
+class Agent:
+    """``deepecg-agent run`` with a configuration of the test's."""
+
+    def __init__(self, folder: Path, *, broker: int | None = None, receiver: int | None = None) -> None:
+        self.folder = folder
+        self.hl7 = free_port()
+        self.page = free_port()
+        tables = [
+            f"[agent]\nstate_dir = {json.dumps(str(folder))}",
+            f"[sources.hl7]\nport = {self.hl7}",
+            "[engine]\nqueue_per_bed = 64",
+            f"[station]\nport = {self.page}",
+        ]
+        if broker is not None:
+            tables += [f'[sources.mqtt]\nhost = "127.0.0.1"\nport = {broker}']
+            tables += [f'[sinks.mqtt]\nhost = "127.0.0.1"\nport = {broker}']
+        if receiver is not None:
+            tables += [f'[sinks.hl7]\nhost = "127.0.0.1"\nport = {receiver}\nreconnect_longest = 0.5']
+        self.config = folder / "agent.toml"
+        self.config.write_text("\n".join(tables))
+        self.log = folder / "agent.log"
+
+    @asynccontextmanager
+    async def running(self, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        with self.log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "agent.cli", "run", "--config", str(self.config)),
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, **environment},
+            )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def healthy(self, process: asyncio.subprocess.Process) -> None:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(600):
+                assert process.returncode is None, self.log.read_text()
+                try:
+                    async with session.get(f"http://127.0.0.1:{self.page}/healthz") as answer:
+                        if answer.status == 200:
+                            return
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.1)
+        pytest.fail(self.log.read_text())
+
+    async def metrics(self) -> str:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{self.page}/metrics") as answer,
+        ):
+            return await answer.text()
+
+
+async def send_hl7(port: int, messages: list[bytes]) -> list[bytes]:
+    """Send the messages over one connection, each after the answer to the last; the answers."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    decoder = mllp.Decoder()
+    answers: list[bytes] = []
+    for message in messages:
+        writer.write(mllp.encode(message))
+        await writer.drain()
+        while not (found := decoder.feed(await asyncio.wait_for(reader.read(65536), 20))):
+            pass
+        answers += found
+    writer.close()
+    return answers
+
+
+def hl7_feed(ecg: FloatArray, start: float, bed: str = "demo/ward/h1") -> list[bytes]:
+    n = round(RATE)
+    return [
+        hl7_message("philips", bed, LEADS, ecg[:, k * n : (k + 1) * n], RATE, start + k, k, PATIENT)
+        for k in range(ecg.shape[1] // n)
+    ]
+
+
+async def send_mqtt(port: int, ecg: FloatArray, start: float, bed: str = "demo/ward/m1") -> None:
+    channels = tuple(Channel(ChannelKind.ECG, code_of_lead(lead.value), lead.value, "mV", RATE, lead) for lead in LEADS)
+    settings = BrokerSettings(host="127.0.0.1", port=port, client_id="t-monitor", status_topic="")
+    n = round(RATE)
+    async with MqttLink(settings, Metrics(), "t") as link:
+        await link.connected.wait()
+        for k in range(ecg.shape[1] // n):
+            values = tuple(ecg[:, k * n : (k + 1) * n])
+            block = Samples(bed, "monitor", channels, values, start + k, 0.0, sequence=k)
+            await link.publish(f"ward/v1/{bed}/ecg/monitor", encode_binary(block), content_type=BINARY_TYPE)
+
+
+async def wait_for(receiver: Receiver, bed: str, phase: str, label: str = "Afib", seconds: float = 60) -> Received:
+    async with asyncio.timeout(seconds):
+        while True:
+            for alert in receiver.alerts:
+                if (alert.bed, alert.phase, alert.label) == (bed, phase, label):
+                    return alert
+            await asyncio.sleep(0.05)
+
+
+async def test_fibrillation_raises_an_alert_over_both_feeds_and_a_discharge_ends_it(
+    tmp_path: Path, mosquitto: int, fibrillation: FloatArray
+) -> None:
+    start = time.time() - SECONDS - 5
+    async with Receiver() as receiver:
+        agent = Agent(tmp_path, broker=mosquitto, receiver=receiver.port)
+        async with agent.running() as process:
+            await agent.healthy(process)
+            answers = await send_hl7(agent.hl7, hl7_feed(fibrillation, start))
+            assert all(b"|AA|" in answer or b"|CA|" in answer for answer in answers)
+            await send_mqtt(mosquitto, fibrillation, start)
+
+            over_hl7 = await wait_for(receiver, "demo/ward/h1", "start")
+            over_mqtt = await wait_for(receiver, "demo/ward/m1", "start")
+            assert over_hl7.patient_known
+            assert not over_mqtt.patient_known  # an unknown patient stays unknown
+            assert over_hl7.location == "ward^^h1^demo"
+
+            discharge = adt(EncounterEvent.DISCHARGE, "demo/ward/h1", PATIENT, 1, time.time())
+            assert b"|AA|" in (await send_hl7(agent.hl7, [discharge]))[0]
+            ended = await wait_for(receiver, "demo/ward/h1", "end")
+            assert ended.alert_id == over_hl7.alert_id
+            assert not ended.active
+            assert not [a for a in receiver.alerts if a.bed == "demo/ward/m1" and a.phase == "end"]
+
+            dropped = [x for x in (await agent.metrics()).splitlines() if x.startswith("deepecg_windows_dropped_total")]
+            assert dropped == []
+
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 20) == 0
+            # A planned stop leaves nothing active behind.
+            await wait_for(receiver, "demo/ward/m1", "end")
+    log = agent.log.read_text()
+    for canary in ("CANARY", "Canary"):
+        assert canary not in log
+    assert (tmp_path / "outbox.sqlite").stat().st_mode & 0o077 == 0
+
+
+async def test_what_was_committed_before_kill_9_is_delivered_after_it(tmp_path: Path, fibrillation: FloatArray) -> None:
+    start = time.time() - SECONDS - 5
+    port = free_port()
+    agent = Agent(tmp_path, receiver=port)
+    async with agent.running() as process:
+        await agent.healthy(process)
+        await send_hl7(agent.hl7, hl7_feed(fibrillation, start))
+        async with asyncio.timeout(60):  # nobody listens at the receiver's port: it waits in the outbox
+            while 'deepecg_alerts_total{label="Afib",phase="start"}' not in await agent.metrics():
+                await asyncio.sleep(0.1)
+        process.kill()
+        await process.wait()
+    async with Receiver(port=port) as receiver, agent.running() as process:
+        alert = await wait_for(receiver, "demo/ward/h1", "start")
+        assert alert.active
+        await agent.healthy(process)
+
+
+async def test_the_service_manager_hears_ready_only_after_the_subscription(tmp_path: Path) -> None:
+    address = tmp_path / "notify"
+    port = free_port()
+    said: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.setblocking(False)
+        agent = Agent(tmp_path, broker=port)
+
+        async def hear(word: str) -> None:
+            async with asyncio.timeout(40):
+                while not any(word in message for message in said):
+                    said.append((await asyncio.get_running_loop().sock_recv(manager, 4096)).decode())
+
+        async with agent.running(NOTIFY_SOCKET=str(address)) as process:
+            await hear("STATUS=")
+            assert not any("READY=1" in message for message in said)  # there is no broker yet
+            config = tmp_path / "mosquitto.conf"
+            config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+            broker = await asyncio.create_subprocess_exec(
+                "mosquitto", "-c", str(config), stderr=asyncio.subprocess.DEVNULL, env={"PATH": "/usr/sbin:/usr/bin"}
+            )
+            try:
+                assert await listening("127.0.0.1", port, 10)
+                await hear("READY=1")
+                await hear("WATCHDOG=1")
+                process.send_signal(signal.SIGTERM)
+                await hear("STOPPING=1")
+                assert await asyncio.wait_for(process.wait(), 20) == 0
+            finally:
+                broker.terminate()
+                await broker.wait()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("[engine]", '[engine]\nbundle = "nowhere"'), "no bundle at nowhere"),
+        (lambda text: text + "\n[windows]\nseconds = 8\n", "windows.seconds is 8"),
+        (lambda text: text + '\n[alerts]\nsuppress = ["Nonsense"]\n', "'Nonsense' is no label"),
+        (
+            lambda text: text.replace("[sources.hl7]", '[sources.hl7]\nhost = "203.0.113.7"'),
+            "[sources.hl7] cannot listen",
+        ),
+    ],
+)
+async def test_a_start_that_cannot_be_is_one_sentence(tmp_path: Path, change: object, said: str) -> None:
+    assert callable(change)
+    agent = Agent(tmp_path)
+    agent.config.write_text(change(agent.config.read_text()))
+    async with agent.running() as process:
+        assert await asyncio.wait_for(process.wait(), 60) == 2
+    last = agent.log.read_text().strip().splitlines()[-1]
+    assert last.startswith("deepecg-agent: ")
+    assert said in last
+    assert "Traceback" not in agent.log.read_text()
