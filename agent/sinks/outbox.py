@@ -212,7 +212,7 @@ class Outbox:
         self._acknowledged.append((sink, message_id))
 
     def take_delivered(self) -> tuple[tuple[str, str], ...]:
-        """Sink and message id of what was acknowledged since the last call, at most the latest thousand: for the page."""
+        """Sink and message id of what was acknowledged since the last call (the latest thousand), for the page."""
         taken = tuple(self._acknowledged)
         self._acknowledged.clear()
         return taken
