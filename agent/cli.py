@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import structlog
 import typer
 
 from agent import __version__
-from agent.config import AgentSettings, Config, ConfigError, load, reference
+from agent.config import Config, ConfigError, load, reference
 from agent.engines.bundle import BundleError
+from agent.logs import configure_logging
+
+log = structlog.get_logger()
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,11 +48,16 @@ def run(config: ConfigFile) -> None:
     from agent import daemon  # the libraries behind it take a second: check-config must not wait for them
 
     settings = _load(config)
-    daemon.configure_logging(settings.agent)
+    configure_logging(settings.agent.log_level, settings.agent.log_format)
     try:
         asyncio.run(daemon.run_until_signal(settings))
     except (BundleError, daemon.StartError) as error:
         _refuse(error)
+    except ExceptionGroup as failures:
+        # The process's top: a part of the line is lost beyond repair. Say it in one line, and let the service manager
+        # start the agent anew.
+        log.critical("agent_failed", exc_info=failures)
+        raise typer.Exit(1) from None
 
 
 @app.command("check-config")
@@ -78,10 +87,9 @@ def demo(
     screenshot: Annotated[Path | None, typer.Option(help="Write a picture of the page at the end.")] = None,
 ) -> None:
     """Show a ward on this machine: beds stream, a network reads them, alerts arrive at a receiver."""
-    from agent import daemon
     from agent.demo import ward
 
-    daemon.configure_logging(AgentSettings(log_level="warning", log_format="console"))
+    configure_logging("warning", "console")
     try:
         summary = asyncio.run(ward.run(ward.Options(seconds, beds, broker, data, port, screenshot)))
     except ward.DemoError as error:
@@ -100,7 +108,7 @@ def replay(
     from agent.sources.replay import ReplayError
 
     settings = _load(config) if config else Config()
-    daemon.configure_logging(settings.agent.model_copy(update={"log_format": "console"}))
+    configure_logging(settings.agent.log_level, "console")
     try:
         summary = asyncio.run(daemon.replay(settings, path, speed))
     except (BundleError, daemon.StartError, ReplayError) as error:

@@ -7,21 +7,19 @@ the language. A task that fails ends the process, and the service manager starts
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from agent import __version__
-from agent.config import AgentSettings, Config
+from agent.config import Config
 from agent.core.alerting import Alerting
 from agent.core.ecg import Event
 from agent.core.windowing import Windower
@@ -36,17 +34,14 @@ from agent.sinks.outbox import Outbox, OutboxError
 from agent.sources.hl7 import HL7Source
 from agent.sources.mqtt import MqttSource
 from agent.sources.replay import ReplaySource
-from agent.station.health import Health
 from agent.station.server import Station, StationInfo
 from agent.systemd_notify import SystemdNotifier
+from agent.watch import watch
 
 log = structlog.get_logger()
 
 _QUEUE = 512
 """Events between the sources and the line: a second of a large ward. Full, it holds the senders back."""
-_TICK = 1.0
-_STALLED = 10.0
-"""Seconds without progress of the engine thread after which the agent is unhealthy and the watchdog starves."""
 _LAST_WORDS = 5.0
 """Seconds that a planned stop waits for receivers to take the last messages."""
 
@@ -69,25 +64,6 @@ class _Parts:
 
     def line(self, metrics: Metrics, station: Station | None) -> Line:
         return Line(self.windower, self.alerting, self.batcher, self.outbox, metrics, station)
-
-
-def configure_logging(settings: AgentSettings) -> None:
-    """One JSON object a line on stderr, or lines for a person."""
-    renderer: Any = (
-        structlog.processors.JSONRenderer() if settings.log_format == "json" else structlog.dev.ConsoleRenderer()
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 async def run_until_signal(config: Config) -> None:
@@ -134,7 +110,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
             work = [
                 group.create_task(line.feed(queue), name="line"),
                 group.create_task(line.decide(), name="decide"),
-                group.create_task(_watch(line, station, sources, sinks, systemd), name="watch"),
+                group.create_task(watch(line, station, sources, sinks, systemd), name="watch"),
             ]
             log.info("agent_started", version=__version__, model=manifest.model_id, page=station.port)
             await stop.wait()
@@ -213,45 +189,6 @@ async def _enter(stack: AsyncExitStack, listener: _Listener, table: str) -> _Lis
     except OSError as error:
         raise StartError(f"[{table}] cannot listen ({error.strerror}); set another {table}.port or host") from error
     return listener
-
-
-async def _watch(
-    line: Line,
-    station: Station,
-    sources: Sequence[MqttSource | HL7Source],
-    sinks: Sequence[MqttSink | Hl7Sink],
-    systemd: SystemdNotifier,
-) -> None:
-    """Every second: silence, health, and the service manager's watchdog, fed only while the engine goes on."""
-    progress, seen, ready = -1, time.monotonic(), False
-    subscriptions = [source.subscribed for source in sources if isinstance(source, MqttSource)]
-    while True:
-        await line.tick()
-        now = time.monotonic()
-        if line.batcher.progress != progress:
-            progress, seen = line.batcher.progress, now
-        alive = now - seen < _STALLED
-        station.check("engine", Health.OK if alive else Health.UNHEALTHY, "The engine makes no progress.", _STALLED)
-        problem = line.outbox.problem
-        station.check("outbox", Health.UNHEALTHY if problem else Health.OK, problem or "")
-        subscribed = all(event.is_set() for event in subscriptions)
-        if subscriptions:
-            reason = "No subscription at the MQTT broker."
-            station.check("sources.mqtt", Health.OK if subscribed else Health.UNHEALTHY, reason)
-        for sink in sinks:
-            if isinstance(sink, Hl7Sink):
-                station.check("sinks.hl7", Health.DEGRADED if sink.problem else Health.OK, sink.problem or "")
-            else:
-                reason = "The alerts' MQTT broker is away."
-                station.check("sinks.mqtt", Health.OK if sink.connected.is_set() else Health.DEGRADED, reason)
-        if subscribed and not ready:
-            ready = True
-            systemd.ready()
-            log.info("agent_ready")
-        if alive:
-            systemd.watchdog()
-        systemd.status(f"{len(line.windower.beds)} beds, {len(line.alerting.open_alerts())} open advisories")
-        await asyncio.sleep(_TICK)
 
 
 async def _drain(outbox: Outbox, seconds: float) -> None:

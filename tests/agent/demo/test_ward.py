@@ -52,13 +52,13 @@ def sound(summary: dict[str, Any]) -> None:
 
 @pytest.mark.data
 def test_with_real_recordings(data_dir: Path, tmp_path: Path) -> None:
-    summary = demo(tmp_path, "--seconds", "60", data=str(data_dir))
+    summary = demo(tmp_path, "--seconds", "75", data=str(data_dir))
     assert summary["beds_synthetic"] == 0
     sound(summary)
 
 
 def test_without_recordings(tmp_path: Path) -> None:
-    summary = demo(tmp_path, "--seconds", "60", data=str(tmp_path / "none"))
+    summary = demo(tmp_path, "--seconds", "75", data=str(tmp_path / "none"))
     assert 0 < summary["beds_synthetic"] < 8  # pydicom's ECG is a real one
     sound(summary)
 
