@@ -162,7 +162,7 @@ async def test_fibrillation_raises_an_alert_over_both_feeds_and_a_discharge_ends
             assert over_hl7.location == "ward^^h1^demo"
 
             discharge = adt(EncounterEvent.DISCHARGE, "demo/ward/h1", PATIENT, 1, time.time())
-            assert b"|AA|" in (await send_hl7(agent.hl7, [discharge]))[0]
+            assert b"MSA|CA|" in (await send_hl7(agent.hl7, [discharge]))[0]
             ended = await wait_for(receiver, "demo/ward/h1", "end")
             assert ended.alert_id == over_hl7.alert_id
             assert not ended.active
