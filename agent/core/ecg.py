@@ -101,11 +101,24 @@ class Encounter:
         return "Encounter(<withheld>)"
 
     def same_patient(self, other: Encounter) -> bool:
-        """True unless both name patients and no identifier is shared (an unknown patient contradicts nobody)."""
+        """True unless both name patients and no identifier is shared (an unknown patient contradicts nobody).
+
+        A number is an identifier only together with its assigning authority (CX.4); one that names none fits any.
+        """
         if not self.patient_ids or not other.patient_ids:
             return True
-        mine = {i.split("^")[0] for i in self.patient_ids}
-        return any(i.split("^")[0] in mine for i in other.patient_ids)
+        mine = [_identifier(i) for i in self.patient_ids]
+        return any(
+            number == own and (not authority or not assigner or not authority.isdisjoint(assigner))
+            for number, authority in map(_identifier, other.patient_ids)
+            for own, assigner in mine
+        )
+
+
+def _identifier(text: str) -> tuple[str, frozenset[str]]:
+    """Number, and the names of its authority: namespace and universal id (HD.1 and HD.2), either of which may come."""
+    number, _, _, authority, *_ = (*text.split("^"), "", "", "")
+    return number, frozenset(authority.split("&")[:2]) - {""}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -77,6 +77,8 @@ class Timeline:
         """Largest index reached by any lead."""
         self.newest = _BROKEN
         """Largest index at which a block starts."""
+        self.relaid = 0
+        """Blocks laid anew, because others came before them, since the last `forget_before`: what disorder costs."""
         self._tolerance = tolerance
         self._drift = drift
         self._settled = False
@@ -102,6 +104,7 @@ class Timeline:
         if place == 0 and self._settled and len(blocks) > 1:
             good = self._precede(block, blocks[1])
         else:
+            self.relaid += len(blocks) - place - 1
             good = all(self._lay(i) for i in range(place, len(blocks)))
         if not good:
             del blocks[place]
@@ -166,6 +169,7 @@ class Timeline:
         Returns the last pacemaker status among the dropped, None where none says any.
         """
         self._settled = True
+        self.relaid = 0
         paced = None
         keep: list[Block] = []
         for b in self.blocks:
@@ -198,6 +202,8 @@ class Timeline:
         """
         x = np.zeros((len(LEADS), last - first), np.float32)
         blocks = list(self.within(first, last))
+        if not blocks:
+            return x
         head, tail = blocks[0], blocks[-1]
         if len(blocks) > 1 and all(b.index == a.end and b.rows == a.rows for a, b in pairwise(blocks)):
             middle = blocks[1:-1]

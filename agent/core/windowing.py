@@ -25,7 +25,10 @@ from agent.core.timeline import Added, Block, Timeline
 
 _LATEST_TIME = 1e11  # seconds; a later stamp is milliseconds or worse
 _BLOCKS = 4096  # of one device; ten seconds in blocks of 2.5 ms
+_RELAID = 20_000  # blocks laid anew for one window: a fifth of a second of work; 200 blocks in the very worst order
 _DEVICES = 16  # of one bed
+_NAMELESS = 3  # so many blocks in a row without a patient, from a device that named one, …
+_NAMED_FOR = 20.0  # … and so many seconds after it did: it is that patient no longer
 _STALE_RUN = 3  # so many old blocks in a row, each following the other, are a clock that was set back
 
 
@@ -81,6 +84,10 @@ class _Stream:
     """Time of the block that had this sequence number."""
     segment: int = 0
     paced: bool | None = None
+    named: float | None = None
+    """Arrival of the last block that said who the patient is; None where none of the present encounter has."""
+    nameless: int = 0
+    """Blocks since then that name nobody."""
     not_before: float = -math.inf
     """Device time at which the present patient's signal begins."""
     lost: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=16))
@@ -110,7 +117,8 @@ class Windower:
         self.settings = settings
         self.counts: Counter[str] = Counter()
         """What was put right or refused: duplicate, late, drift, clock_jump, rate_mismatch, same_lead, too_long,
-        too_many_beds, too_many_devices, too_many_blocks, earlier_patient, bad_time."""
+        too_many_beds, too_many_devices, too_many_blocks (or in too wild an order), earlier_patient, bad_time,
+        encounter_forgotten (of a bed without samples, to make room for one with)."""
         self._offset = wall_offset
         self._beds: dict[str, _Bed] = {}
         self._floor = 0
@@ -195,6 +203,9 @@ class Windower:
         out: list[Window | Gap] = []
         if samples.encounter is not None and samples.encounter != bed.encounter:
             out += self._identify(samples.bed, bed, samples.encounter)
+        if stream is not None and self._is_withdrawn(stream, samples):
+            out += self._clear(bed, samples.bed)
+            bed.encounter = samples.encounter
         if not layout.groups:
             at = samples.received + self._offset if start is None else start
             seconds = max((v.size / c.rate for c, v in zip(samples.channels, samples.values, strict=True)), default=0.0)
@@ -205,6 +216,8 @@ class Windower:
                 return tuple(out)
             stream = bed.streams[samples.device] = _Stream(self._timeline(layout.groups[0].rate))
         stream.layout = layout
+        if samples.encounter is not None and samples.encounter.patient_ids:
+            stream.named, stream.nameless = samples.received, 0
         for group in layout.groups:
             rate, block = group.rate, group.block(samples)
             block.start = self._untimed(stream, block, rate, samples) if start is None else start
@@ -216,8 +229,13 @@ class Windower:
 
     def _new_bed(self, name: str) -> _Bed | None:
         if len(self._beds) >= self.settings.max_beds:
-            self.counts["too_many_beds"] += 1
-            return None
+            # A hospital's ADT speaks of far more beds than have a monitor: they must not keep one with samples out.
+            unused = next((other for other, known in self._beds.items() if not known.streams), None)
+            if unused is None:
+                self.counts["too_many_beds"] += 1
+                return None
+            self._floor = max(self._floor, self._beds.pop(unused).generation + 1)
+            self.counts["encounter_forgotten"] += 1
         bed = self._beds[name] = _Bed(self._floor)
         return bed
 
@@ -231,6 +249,14 @@ class Windower:
         elif encounter.location and encounter.location != known.location:
             bed.encounter = replace(known, location=encounter.location)
 
+    @staticmethod
+    def _is_withdrawn(stream: _Stream, samples: Samples) -> bool:
+        """A monitor that was told to forget its patient goes on without a name: the next one is not the last one."""
+        if stream.named is None or (samples.encounter is not None and samples.encounter.patient_ids):
+            return False
+        stream.nameless += 1
+        return stream.nameless >= _NAMELESS and samples.received - stream.named > _NAMED_FOR
+
     def _clear(self, bed: _Bed, name: str = "") -> list[Gap]:
         gaps = []
         bed.generation += 1
@@ -241,6 +267,7 @@ class Windower:
                 gaps.append(Gap(name, device, self._uncut(stream), line.frontier_time, GapReason.ENCOUNTER))
             self._restart(stream, line.rate)
             stream.paced = None
+            stream.named, stream.nameless = None, 0
         return gaps
 
     # Blocks
@@ -342,7 +369,7 @@ class Windower:
         if samples.sequence is not None:
             stream.sequence, stream.sequence_start = samples.sequence, block.start
         out += self._cut(samples, bed, stream)
-        if len(line.blocks) > _BLOCKS:
+        if len(line.blocks) > _BLOCKS or line.relaid > _RELAID:
             self.counts["too_many_blocks"] += 1
             out.append(Gap(samples.bed, samples.device, self._uncut(stream), line.frontier_time, GapReason.INVALID))
             self._restart(stream, rate)

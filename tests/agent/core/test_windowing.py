@@ -307,6 +307,16 @@ def test_a_long_hole_is_one_gap_and_the_strip_begins_behind_it() -> None:
     assert gaps == [Gap("h/icu/1", "m", T0 + 15, T0 + 42, GapReason.MISSING)]
 
 
+@pytest.mark.parametrize("hole", range(1, 11))
+@pytest.mark.parametrize("first", range(18, 23))
+def test_a_hole_of_whole_seconds_is_a_gap_wherever_it_lies(first: int, hole: int) -> None:
+    signal = strip(60.0, 250)
+    windows, gaps = run([b for i, b in enumerate(cut(signal, 250)) if not first <= i < first + hole])
+    assert {g.reason for g in gaps} == {GapReason.MISSING}
+    assert windows and windows[-1].end == T0 + 60
+    assert all(x.end <= T0 + first or x.start >= T0 + first + hole for x in windows)
+
+
 def test_messages_without_a_usable_lead_are_gaps_and_other_channels_are_nothing() -> None:
     pleth = Channel(ChannelKind.PLETH, 150452, "Pleth", "1", 125.0)
     values = (np.zeros(125, np.float32),)
@@ -487,12 +497,59 @@ def test_another_patient_s_samples_are_never_mixed_with_the_first_one_s() -> Non
 def test_an_unknown_patient_contradicts_nobody_and_erases_nothing() -> None:
     blocks = cut(strip(30, 250), 250)
     unknown = Encounter(location="icu^1^1")
-    blocks = [replace(b, encounter=FIRST if k < 3 else unknown) for k, b in enumerate(blocks)]
+    blocks = [replace(b, encounter=FIRST if k % 15 < 3 else unknown) for k, b in enumerate(blocks)]
     windows, gaps = run(blocks)
     assert not gaps
     assert all(w.encounter is not None and w.encounter.patient_ids == FIRST.patient_ids for w in windows)
     assert windows[0].encounter is not None
     assert windows[0].encounter.location == "icu^1^1"
+
+
+def test_a_monitor_that_forgets_its_patient_does_not_lend_the_name_to_the_next() -> None:
+    signal = strip(80.0, 250)
+    known = Encounter(patient_ids=("1^^^H",), location="ICU^1^2")
+    nobody = Encounter(location="ICU^1^2")
+    blocks = [replace(b, encounter=nobody if 7 <= i < 20 or i >= 30 else known) for i, b in enumerate(cut(signal, 250))]
+    w = Windower(SETTINGS)
+    windows, gaps = push(w, blocks)
+    # Some senders name the patient in some messages only; from one that no longer does, twenty seconds are enough.
+    assert {x.generation for x in windows if x.end <= T0 + 49} == {0}
+    assert all(x.encounter == known for x in windows if x.end <= T0 + 49)
+    after = [x for x in windows if x.end > T0 + 51]
+    assert after and all(x.encounter == nobody and x.generation == 1 and x.start >= T0 + 50 for x in after)
+    assert [g.reason for g in gaps] == [GapReason.ENCOUNTER]
+
+
+def test_what_adt_says_stays_with_a_monitor_that_never_names_anybody() -> None:
+    w = Windower(SETTINGS)
+    known = Encounter(patient_ids=("1^^^H",))
+    w.end_encounter("h/icu/1", known)
+    windows, gaps = push(w, [replace(b, encounter=Encounter(location="ICU^1^2")) for b in cut(strip(30.0, 250), 250)])
+    assert gaps == []
+    assert windows and all(x.encounter is not None and x.encounter.patient_ids == ("1^^^H",) for x in windows)
+
+
+def test_beds_that_only_adt_knows_never_keep_a_bed_with_samples_out() -> None:
+    w = Windower(WindowingSettings(max_beds=4))
+    signal = strip(20.0, 250)
+    for i in range(50):
+        w.end_encounter(f"h/ward/{i}", Encounter(patient_ids=(f"{i}^^^H",)))
+    for bed in ("h/icu/1", "h/icu/2", "h/icu/3", "h/icu/4"):
+        windows, _ = push(w, [replace(b, bed=bed) for b in cut(signal, 250)])
+        assert len(windows) == 3
+    assert "too_many_beds" not in w.counts
+    assert w.counts["encounter_forgotten"] == 50
+    w.end_encounter("h/ward/1", Encounter())
+    assert w.counts["too_many_beds"] == 1
+    assert len(w.beds) == 4
+
+
+def test_blocks_in_the_worst_order_cost_a_bounded_effort() -> None:
+    w = Windower(SETTINGS)
+    signal = strip(8.0, 1000, MONITOR[:2])
+    for first in range(7200, 0, -3):  # tiny blocks, each before all the others, with holes so that nothing is complete
+        w.push(block(signal, 1000, first, first + 1, received=1.0))
+    assert w.counts["too_many_blocks"] >= 1
 
 
 def test_the_end_of_an_encounter_clears_the_bed() -> None:
