@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, LABELS
 from training.bundle import as_plain, write_bundle
-from training.compile import golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
+from training.compile import LICENCES, golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
 from training.data import WindowTable, prepare_all
-from training.evaluate import Score, score_all
+from training.evaluate import POOLED, Score, groups, score_all
 from training.inference import Network, convert, samples_of
 from training.loop import State, load, train
 from training.models.sl import sl_from_state
@@ -64,8 +64,12 @@ def _table(data: Path, output: Path) -> WindowTable:
     try:
         return WindowTable.load(cache)
     except FileNotFoundError:
+        if missing := [source for source in LICENCES if not (data / source).is_dir()]:
+            raise CommandError(
+                f"no {', '.join(missing)} in {data}; name the folder that holds them with --data"
+            ) from None
         typer.echo(f"preparing windows of {data} (about half a minute) …", err=True)
-        about = prepare_all(data, cache)
+        about = prepare_all(data, cache, sources=tuple(LICENCES))
         typer.echo(json.dumps({key: about[key] for key in ("recordings", "patients", "windows", "rejected")}), err=True)
         return WindowTable.load(cache)
 
@@ -88,6 +92,12 @@ def _read(output: Path, name: str, made_by: str) -> Any:
     if not path.is_file():
         raise CommandError(f"no {path}; run: deepecg-train {made_by} {output}")
     return json.loads(path.read_text("utf-8"))
+
+
+def _scores(output: Path) -> dict[str, dict[str, Score]]:
+    """Scores by group and label."""
+    read = _read(output, "evaluation.json", "evaluate")
+    return {group: {name: Score(**fields) for name, fields in found.items()} for group, found in read.items()}
 
 
 def _write(output: Path, name: str, content: Mapping[str, Any]) -> None:
@@ -146,9 +156,13 @@ def evaluate(output: Output, data: Data, recipe: RecipeName = "demo", threads: T
         index = np.flatnonzero(folds == fold)
         probabilities[index] = _unseen(output, fold, chosen, table, index, threads)
     np.save(output / UNSEEN, probabilities)
-    scores = score_all(LABEL_NAMES, probabilities, table)
-    _write(output, "evaluation.json", {name: asdict(score) for name, score in scores.items()})
-    for score in sorted(scores.values(), key=lambda s: -s.positive_patients):
+    scores = {group: score_all(LABEL_NAMES, probabilities, table, use) for group, use in groups(table).items()}
+    _write(
+        output,
+        "evaluation.json",
+        {group: {name: asdict(score) for name, score in found.items()} for group, found in scores.items()},
+    )
+    for score in sorted(scores[POOLED].values(), key=lambda s: -s.positive_patients):
         mark = "evidence" if score.is_evidence else ""
         typer.echo(
             f"{score.label:48s} {score.auroc:.3f} ({score.lower:.3f}–{score.upper:.3f}) "
@@ -160,7 +174,7 @@ def evaluate(output: Output, data: Data, recipe: RecipeName = "demo", threads: T
 def thresholds(output: Output, data: Data) -> None:
     """Choose alert thresholds on continuous recordings of unseen patients; print and keep them."""
     table = _table(data, output)
-    scores = {name: Score(**fields) for name, fields in _read(output, "evaluation.json", "evaluate").items()}
+    scores = _scores(output)[POOLED]
     probabilities = np.load(output / UNSEEN, allow_pickle=False)
     evident = [
         info.name
@@ -172,14 +186,15 @@ def thresholds(output: Output, data: Data) -> None:
     for name in evident:
         replay = chosen.get(name)
         if replay is None:
-            typer.echo(f"{name}: evidence, but no rule (too few continuous negatives, or the limit cannot be kept)")
+            typer.echo(f"{name}: evidence, but no rule (see training.thresholds.rules for what it takes)")
             continue
         low, high = replay.interval
         typer.echo(
             f"{name}: threshold {replay.threshold:g} for {replay.rule.open_after} windows, "
             f"{replay.false_alerts} false alerts in {replay.negative_hours:.1f} h, "
             f"{replay.per_bed_day:.2f} ({low:.2f}–{high:.2f}) per bed-day; found {replay.detected}/{replay.episodes} "
-            f"episodes, {replay.detected_patients}/{replay.positive_patients} patients"
+            f"episodes, {replay.detected_patients}/{replay.positive_patients} patients, "
+            f"sensitivity {replay.sensitivity:.2f}"
         )
 
 
@@ -194,7 +209,8 @@ def compile_command(
     """Compile the run on all patients into an engine bundle with its evidence and thresholds."""
     chosen = _recipe(recipe)
     table = _table(data, output)
-    scores = {name: Score(**fields) for name, fields in _read(output, "evaluation.json", "evaluate").items()}
+    by_group = _scores(output)
+    scores = by_group[POOLED]
     replays = {
         name: Replay(**fields | {"rule": Persistence(**fields["rule"]), "delays": tuple(fields["delays"])})
         for name, fields in _read(output, "thresholds.json", "thresholds").items()
@@ -207,7 +223,7 @@ def compile_command(
         labels_of(scores, replays),
         identity_of(version),
         training,
-        readme_of(training, scores, replays),
+        readme_of(training, by_group, replays),
         preprocessing=table.preprocessing,
     )
     size = sum(entry.size for entry in manifest.files.values())

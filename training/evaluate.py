@@ -19,6 +19,7 @@ from training.data import WindowTable
 MIN_POSITIVE_PATIENTS = 20
 MIN_LOWER_AUROC = 0.85
 RESAMPLES = 1000
+POOLED, TWELVE_LEADS, TWO_LEADS = "pooled", "ten seconds of twelve leads", "continuous recordings of two leads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,18 @@ def score(
         positive_windows=int(np.sum(truth == 1)),
         negative_windows=int(np.sum(truth == 0)),
     )
+
+
+def groups(table: WindowTable) -> dict[str, NDArray[np.bool_]]:
+    """Windows (n,) by which figures are given: all of them, and each kind of recording by itself.
+
+    A figure over all could profit from a network that tells the kinds apart, were a label commoner in one of them.
+    """
+    return {
+        POOLED: np.ones(len(table), bool),
+        TWELVE_LEADS: ~table.continuous,
+        TWO_LEADS: table.continuous,
+    }
 
 
 def score_all(

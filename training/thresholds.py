@@ -7,6 +7,7 @@ false alert per bed-day, and at which every higher threshold does so too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ SHORTEST_EPISODE = 5
 """Windows of an episode that should be found: ten seconds every five, so thirty seconds, which the ESC guideline of
 2020 asks of atrial fibrillation on a monitor strip."""
 MIN_NEGATIVE_HOURS = 12.0
+MIN_SENSITIVITY = 0.5
+"""An alert that misses most episodes only lulls."""
 HOURS_PER_DAY = 24.0
 REQUIRED = LEADS.index(Lead.II)
 """A bed without lead II is not offered to the network: hardly any recording trained on lacks it."""
@@ -74,8 +77,10 @@ class Replay:
     positive_patients: int
     """With such an episode."""
     detected_patients: int
+    sensitivity: float
+    """Share of a patient's episodes that are found, the mean over the patients who have any; NaN without."""
     delays: tuple[float, ...]
-    """Seconds from the start of each detected episode to the alert: the end of its opening window."""
+    """Seconds from the start of an episode to the end of the window that opens the alert; where it was not open yet."""
 
     @property
     def per_bed_day(self) -> float:
@@ -136,9 +141,8 @@ def replay(tracks: Sequence[Track], threshold: float, rule: Persistence) -> Repl
     false = 0
     false_patients: set[str] = set()
     negative_patients: set[str] = set()
-    positive_patients: set[str] = set()
-    detected_patients: set[str] = set()
-    negative_windows = n_episodes = 0
+    found_of: dict[str, list[bool]] = {}
+    negative_windows = 0
     delays: list[float] = []
     for track in tracks:
         raised = alerts(track, threshold, rule)
@@ -151,12 +155,10 @@ def replay(tracks: Sequence[Track], threshold: float, rule: Persistence) -> Repl
         if wrong:
             false_patients.add(track.patient)
         for first, last in episodes(track, SHORTEST_EPISODE):
-            n_episodes += 1
-            positive_patients.add(track.patient)
-            if hits := [opened for opened, closed in raised if opened <= last and closed >= first]:
-                opened = max(hits[0], first)
-                delays.append(float(track.start[opened] - track.start[first]) + track.seconds)
-                detected_patients.add(track.patient)
+            hits = [opened for opened, closed in raised if opened <= last and closed >= first]
+            found_of.setdefault(track.patient, []).append(bool(hits))
+            if hits and hits[0] >= first:
+                delays.append(float(track.start[hits[0]] - track.start[first]) + track.seconds)
     return Replay(
         threshold=threshold,
         rule=rule,
@@ -164,10 +166,11 @@ def replay(tracks: Sequence[Track], threshold: float, rule: Persistence) -> Repl
         negative_hours=negative_windows * STEP_SECONDS / 3600,
         false_alert_patients=len(false_patients),
         negative_patients=len(negative_patients),
-        episodes=n_episodes,
-        detected=len(delays),
-        positive_patients=len(positive_patients),
-        detected_patients=len(detected_patients),
+        episodes=sum(map(len, found_of.values())),
+        detected=sum(map(sum, found_of.values())),
+        positive_patients=len(found_of),
+        detected_patients=sum(map(any, found_of.values())),
+        sensitivity=float(np.mean([np.mean(found) for found in found_of.values()])) if found_of else math.nan,
         delays=tuple(delays),
     )
 
@@ -184,12 +187,12 @@ def choose(tracks: Sequence[Track], rule: Persistence, candidates: Sequence[floa
 
 
 def choose_rule(tracks: Sequence[Track]) -> Replay | None:
-    """The best of ``PERSISTENCES``, each with its own threshold: most patients found, then episodes, then the fastest.
+    """The best of ``PERSISTENCES``, each with its own threshold: the highest sensitivity, then the fastest.
 
     Waiting longer allows a lower threshold: which of the two finds more is for the recordings to say.
     """
     found = [result for rule in PERSISTENCES if (result := choose(tracks, rule)) is not None]
-    return max(found, key=lambda r: (r.detected_patients, r.detected, -r.rule.open_after), default=None)
+    return max(found, key=lambda r: (r.sensitivity, -r.rule.open_after), default=None)
 
 
 def rules(
@@ -197,8 +200,8 @@ def rules(
 ) -> dict[str, Replay]:
     """The rule and replay of each label of ``evident`` that can have one; ``evident`` is in order.
 
-    A label has none without ``MIN_NEGATIVE_HOURS`` of continuous negatives, where the limit cannot be kept, where fewer
-    than half of the patients with the condition are found, or where a label before it marks the very same windows
+    A label has none without ``MIN_NEGATIVE_HOURS`` of continuous negatives, where the limit cannot be kept, where the
+    sensitivity is below ``MIN_SENSITIVITY``, or where a label before it marks the very same windows
     (its alert would say the same thing twice).
     """
     chosen: dict[str, Replay] = {}
@@ -211,7 +214,7 @@ def rules(
         if sum(int(np.sum(track.truth == 0)) for track in tracks) * STEP_SECONDS / 3600 < MIN_NEGATIVE_HOURS:
             continue
         result = choose_rule(tracks)
-        if result is not None and result.detected_patients * 2 >= max(1, result.positive_patients):
+        if result is not None and result.sensitivity >= MIN_SENSITIVITY:
             chosen[name] = result
     return chosen
 
