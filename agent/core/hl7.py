@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from typing import Final
 
-from agent.core.ecg import Channel, Encounter, Event, Fault, FloatArray, Samples
+from agent.core.ecg import Channel, Encounter, Event, Fault, FloatArray, Lead, Samples
 from agent.core.hl7_acknowledgement import Header, Verdict, acknowledge, answers, header_of
 from agent.core.hl7_dialect import Dialect, select, traits_of
 from agent.core.hl7_message import HL7Error, Message, Segment, parse
@@ -216,7 +216,7 @@ def _samples(
     """The waveforms of one patient, those of one bed, device and start together."""
     waves, wrong = waves_of(message, patient.orders, dialect, zone)
     errors += wrong
-    groups: dict[tuple[str, str, float | None], tuple[list[Channel], list[FloatArray]]] = {}
+    groups: dict[tuple[str, str, float | None], tuple[list[Channel], list[FloatArray], set[Lead]]] = {}
     refused: set[int] = set()
     for index, wave in waves:
         bed = located[index]
@@ -225,18 +225,20 @@ def _samples(
                 refused.add(index)
                 errors.append(_no_bed(patient.orders[index].obr))
             continue
-        channels, values = groups.setdefault((bed, devices[index], wave.start), ([], []))
+        channels, values, leads = groups.setdefault((bed, devices[index], wave.start), ([], [], set()))
         lead = wave.channel.lead
-        if lead is not None and any(lead is channel.lead for channel in channels):
+        if lead is not None and lead in leads:
             errors.append(HL7Error("lead_twice", "a lead stands twice in one block; the first was taken", code=102,
                                    location="OBX"))  # fmt: skip
             continue
+        if lead is not None:
+            leads.add(lead)
         channels.append(wave.channel)
         values.append(wave.values)
     paced = _paced(message, patient.orders) if rhythm else None
     return [
         Samples(bed, device, tuple(channels), tuple(values), start, received, None, paced, encounter, "hl7")
-        for (bed, device, start), (channels, values) in groups.items()
+        for (bed, device, start), (channels, values, _) in groups.items()
     ]
 
 

@@ -120,7 +120,7 @@ def traits_of(message: Message) -> Traits:
             if len(fields) > 3:
                 rows.add(fields[3])
                 if len(fields) > 6 and fields[2] == b"NA":
-                    units.add(fields[6].split(mark, 1)[0].strip())
+                    units.add(fields[6])
         elif segment.name == b"OBR":
             services.update(part.strip() for part in segment.raw(4).split(mark, 2)[:2])
             namespaces.add(segment.component(3, 2))
@@ -134,7 +134,7 @@ def traits_of(message: Message) -> Traits:
         frozenset(map(message.text, services)),
         frozenset(map(message.text, namespaces)),
         frozenset(value.strip().decode("latin-1") for value in observations),
-        frozenset(map(message.text, units)),
+        frozenset(message.text(unit.split(mark, 1)[0].strip()) for unit in units),
     )
 
 

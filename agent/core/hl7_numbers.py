@@ -66,7 +66,7 @@ def _plain(text: bytes) -> tuple[NDArray[np.float64], float] | None:
         whole = _integers(text)
         return None if whole is None else (whole.astype(np.float64), _size(whole))
     # A decimal is an integer with its point taken out, over a power of ten: exact division of exact numbers.
-    whole = _integers(text.replace(b".", b""))
+    whole = _integers(text.translate(None, b"."))  # a third of the time of `replace`
     if whole is None:
         return None
     characters = np.frombuffer(text + b"^", np.uint8)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,9 @@ class Wave:
     start: float | None
 
 
+_Span: TypeAlias = tuple[float | None, float | None]
+
+
 @dataclass(slots=True)
 class _Row:
     """A waveform row and the facets that belong to it."""
@@ -75,7 +79,7 @@ def waves_of(
     fields = [value.replace(repetition, b"^") if repetition in value else value for value in fields]
     waves: list[tuple[int, Wave]] = []
     errors: list[HL7Error] = []
-    times: dict[bytes, float | None] = {}
+    spans: dict[tuple[bytes, bytes], _Span] = {}
     rules = Rules(dialect.rate_always_hertz, dialect.dimensionless_mv, dialect.sentinels)
     parsed = parse_arrays(fields)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -84,7 +88,7 @@ def waves_of(
                 if values is None:
                     raise _wrong(row.segment, 5, "values", "the array holds something that is not a number")
                 if len(values):
-                    waves.append((index, _wave(message, row, values, parsed.bound, dialect, rules, zone, times)))
+                    waves.append((index, _wave(message, row, values, parsed.bound, dialect, rules, zone, spans)))
             except HL7Error as error:
                 errors.append(error)
     return waves, errors
@@ -146,11 +150,11 @@ def _wave(
     dialect: Dialect,
     rules: Rules,
     zone: tzinfo,
-    times: dict[bytes, float | None],
+    spans: dict[tuple[bytes, bytes], _Span],
 ) -> Wave:
     description, filter_label = _described(message, row, rules)
     obr = row.order.obr
-    start, end = _time(obr, 7, zone, times), _time(obr, 8, zone, times)
+    start, end = _span(obr, zone, spans)
     rate = description.rate
     if rate is None:
         rate = _rate_from_times(row, len(values), start, end, dialect)
@@ -190,15 +194,21 @@ def _described(message: Message, row: _Row, rules: Rules) -> tuple[Description, 
     return description, message.text(filter_label[:_LONGEST_LABEL]) if filter_label else ""
 
 
-def _time(obr: Segment, position: int, zone: tzinfo, times: dict[bytes, float | None]) -> float | None:
-    """OBR-7 or OBR-8; the leads of a message share them, so each value is read once."""
-    raw = obr.raw(position)
-    if raw not in times:
-        try:
-            times[raw] = epoch(raw.split(obr.delimiters.component, 1)[0], zone)
-        except ValueError:
-            raise _wrong(obr, position, "time", "the time is not of the form YYYYMMDDHHMMSS.SSS+ZZZZ") from None
-    return times[raw]
+def _span(obr: Segment, zone: tzinfo, spans: dict[tuple[bytes, bytes], _Span]) -> _Span:
+    """OBR-7 and OBR-8; the leads of a message share them, so each pair is read once."""
+    key = (obr.raw(7), obr.raw(8))
+    span = spans.get(key)
+    if span is None:
+        span = spans[key] = _time(obr, 7, zone), _time(obr, 8, zone)
+    return span
+
+
+def _time(obr: Segment, position: int, zone: tzinfo) -> float | None:
+    """OBR-7 or OBR-8."""
+    try:
+        return epoch(obr.raw(position).split(obr.delimiters.component, 1)[0], zone)
+    except ValueError:
+        raise _wrong(obr, position, "time", "the time is not of the form YYYYMMDDHHMMSS.SSS+ZZZZ") from None
 
 
 def _rate_from_times(row: _Row, count: int, start: float | None, end: float | None, dialect: Dialect) -> float:
@@ -210,6 +220,7 @@ def _rate_from_times(row: _Row, count: int, start: float | None, end: float | No
     return rate
 
 
+@lru_cache(maxsize=256)  # the leads of a message share it: 0.01 ms a lead
 def _nominal(count: int, duration: float) -> float | None:
     """The rate that ``count`` samples between two times mean, if it is one that monitors use, and only one is.
 

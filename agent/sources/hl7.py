@@ -298,11 +298,14 @@ class HL7Source:
         if not frames:
             return
         connection.writer.write(b"".join(frames))
+        transport = connection.writer.transport
+        if not transport.is_closing() and not transport.get_write_buffer_size():
+            return  # the socket took it all, as it nearly always does: there is nothing to set a timer for
         try:
             async with asyncio.timeout(self._settings.write_seconds):
                 await connection.writer.drain()
         except TimeoutError:
-            connection.writer.transport.abort()
+            transport.abort()
             seconds = self._settings.write_seconds
             raise TimeoutError(f"the peer read no acknowledgement within {seconds:.0f} s") from None
 
