@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -121,12 +121,16 @@ class Line:
                 self._empty(change.bed, change)
             case EncounterEvent.TRANSFER:
                 # A02 without PV1-6: the bed left behind is where the patient is known to be.
-                left = (change.prior_bed,) if change.prior_bed is not None else self.windower.where(change.encounter)
+                known = self.windower.where(change.encounter)
+                left = (change.prior_bed,) if change.prior_bed is not None else tuple(filter(change.may_empty, known))
                 for bed in left:
                     if bed != change.bed:
                         self._empty(bed, change)
-                if change.bed not in left:
+                if change.bed not in (left if change.prior_bed is not None else known):
                     self.windower.end_encounter(change.bed, change.encounter)
+                if self.station is not None and change.prior_bed is None:
+                    for bed in left:
+                        self.station.encounter(replace(change, event=EncounterEvent.DISCHARGE, bed=bed))
         if self.station is not None:
             self.station.encounter(change)
         return alerts

@@ -71,7 +71,9 @@ TECHNICAL: dict[str, tuple[int, str, str]] = {
 """Technical conditions by the ``label`` of their alerts: event code, reference id, text."""
 
 _NAMESPACE = UUID("6f0e8f52-2c2b-5d0a-9a0e-3b6a6d1f7c55")
+_MOST_BEDS = 4096  # alarms of further beds are not kept
 _ALARMS_PER_BED = 64
+_LONGEST_TEXT = 200  # of a monitor's alarm, characters
 _BEFORE = -1  # the generation of a device known only from alerts of before a restart
 
 
@@ -187,7 +189,9 @@ class Alerting:
         for alert in open_alerts:
             if not alert.active:
                 continue
-            bed = self._beds.setdefault(alert.bed, _Bed(encounter=alert.encounter))
+            bed = self._beds.setdefault(alert.bed, _Bed())
+            if alert.encounter is not None and (alert.encounter.patient_ids or bed.encounter is None):
+                bed.encounter = alert.encounter  # the newest, for they come in order; the unknown erases nobody
             if alert.label in TECHNICAL:
                 alertable_here = not any(label in TECHNICAL for label in bed.open)
             else:
@@ -214,7 +218,7 @@ class Alerting:
 
         ``label`` and ``paced`` (settings; once per finding), ``other_device`` (the bed has that alert already; once),
         ``generation`` (prediction of an earlier encounter), ``model`` (of another bundle), ``leads`` (a required lead
-        missing), ``repeated`` (the same window again).
+        missing), ``repeated`` (the same window again), ``too_many_beds`` (a monitor's own alarm that was not kept).
         """
         taken, self._suppressed = self._suppressed, {}
         return taken
@@ -242,7 +246,9 @@ class Alerting:
             out += self._end_bed(bed, "patient_changed", wall)
             self._forget_patient(bed)
         if window.encounter is not None and window.encounter != bed.offered:
-            bed.offered = bed.encounter = window.encounter
+            bed.offered = window.encounter
+            if window.encounter.patient_ids or bed.encounter is None or not bed.encounter.patient_ids:
+                bed.encounter = window.encounter  # the unknown erases nobody: his alerts may still be open
         device = bed.devices.get(window.device)
         if device is None or device.generation != window.generation:
             device = bed.devices[window.device] = _Device(window.generation)
@@ -289,7 +295,7 @@ class Alerting:
                     else [
                         name
                         for name, bed in self._beds.items()
-                        if name != change.bed and _known_same(bed.encounter, change.encounter)
+                        if change.may_empty(name) and _known_same(bed.encounter, change.encounter)
                     ]
                 )
                 out: list[Alert] = []
@@ -306,7 +312,13 @@ class Alerting:
 
     def on_source_alarm(self, alarm: SourceAlarm) -> tuple[Alert, ...]:
         """Keep what the monitor itself says; nothing is judged of it yet, so there is no message."""
-        bed = self._beds.setdefault(alarm.bed, _Bed(seen=alarm.received))
+        bed = self._beds.get(alarm.bed)
+        if bed is None:
+            if len(self._beds) >= _MOST_BEDS:
+                return self._suppress("too_many_beds")
+            bed = self._beds[alarm.bed] = _Bed(seen=alarm.received)
+        if len(alarm.text) > _LONGEST_TEXT:
+            alarm = dataclasses.replace(alarm, text=alarm.text[:_LONGEST_TEXT])
         key = (alarm.device, alarm.code, alarm.text)
         bed.alarms.pop(key, None)
         bed.seen = max(bed.seen or 0.0, alarm.received)
@@ -463,7 +475,7 @@ class Alerting:
         if _known_same(bed.encounter, encounter):
             bed.encounter = _merged(bed.encounter, encounter)
             return ()
-        if update and (bed.encounter is None or bed.encounter.same_patient(encounter)):
+        if update and not _contradicts(bed, encounter):
             bed.encounter = encounter if encounter.patient_ids else bed.encounter
             return ()
         out = self._end_bed(bed, "patient_changed", wall)
@@ -518,10 +530,16 @@ class Alerting:
 
 def _is_someone_else(bed: _Bed, window: Window) -> bool:
     """A contradicting identity; or a new generation, unless both name the same patient."""
-    if bed.encounter is not None and window.encounter is not None and not bed.encounter.same_patient(window.encounter):
+    if _contradicts(bed, window.encounter):
         return True
     moved = any(device.generation not in {_BEFORE, window.generation} for device in bed.devices.values())
     return moved and not _known_same(bed.encounter, window.encounter)
+
+
+def _contradicts(bed: _Bed, encounter: Encounter | None) -> bool:
+    """Somebody else is known to lie in the bed, or to have an alert open there."""
+    known = (bed.encounter, *(alert.encounter for alert in bed.open.values()))
+    return encounter is not None and not all(who is None or who.same_patient(encounter) for who in known)
 
 
 def _known_same(one: Encounter | None, other: Encounter | None) -> TypeGuard[Encounter]:

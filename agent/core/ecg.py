@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 import numpy as np
@@ -235,6 +236,12 @@ class EncounterChange:
     received: float
     prior_bed: str | None = None
     """For a transfer, the bed left behind (PV1-6); None where the message does not say."""
+    sender_beds: tuple[str, ...] = ("*",)
+    """Patterns of the beds that the sender may speak for: a transfer that names no bed left empties none but these."""
+
+    def may_empty(self, bed: str) -> bool:
+        """Whether the message may be about this bed although it does not name it."""
+        return bed != self.bed and any(fnmatchcase(bed, pattern) for pattern in self.sender_beds)
 
 
 class Priority(StrEnum):

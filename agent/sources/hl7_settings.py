@@ -159,6 +159,10 @@ class HL7SourceSettings(BaseModel):
             for grant in self.grants
         )
 
+    def beds_of(self, peer: Peer, header: Header) -> tuple[str, ...]:
+        """Patterns of every bed that a message with this header from this peer may speak for."""
+        return tuple(pattern for grant in self.grants if grant.fits(peer, header) for pattern in grant.beds)
+
 
 def load_dialects() -> Sequence[Dialect]:
     """The dialects that the package carries, one data file each."""

@@ -145,6 +145,19 @@ async def test_a_transfer_that_names_no_bed_left_finds_it(
         assert line.windower.where(ONE) == ("a/b/2",)
 
 
+async def test_a_transfer_empties_no_bed_that_its_sender_may_not_speak_for(
+    bundle: Bundle, tmp_path: Path, fibrillation: FloatArray
+) -> None:
+    async with line_of(bundle, tmp_path) as (line, _):
+        for block in blocks(fibrillation, 0, 9, ONE):
+            await line.take(block)
+        await line.take(EncounterChange(EncounterEvent.TRANSFER, "x/y/2", ONE, 0.0, sender_beds=("x/*",)))
+        for block in blocks(fibrillation, 9, 10):
+            await line.take(block)
+        assert totals(line.metrics.windows) == {"": 1}
+        assert line.windower.where(ONE) == ("a/b/1", "x/y/2")
+
+
 async def test_no_window_holds_two_patients(bundle: Bundle, tmp_path: Path, fibrillation: FloatArray) -> None:
     async with line_of(bundle, tmp_path) as (line, _):
         for block in blocks(fibrillation, 0, 9, ONE):

@@ -379,6 +379,44 @@ def test_a_contradicting_identity_on_a_window_ends_the_alerts() -> None:
     assert phases(opened(X).see(AFIB, encounter=Y)) == [("Afib", "end", "patient_changed")]
 
 
+def restarted(*alerts: Alert) -> Ward:
+    return Ward(Alerting(MANIFEST, None, alerts))
+
+
+def test_after_a_restart_no_patients_alert_goes_on_in_the_next_ones_name() -> None:
+    unknown, known = opened(None).sent[-1], opened(X).sent[-1]
+    # One alert began before anybody knew who it was; the order in which they were written does not matter.
+    unknown = dataclasses.replace(unknown, label=ECG_MISSING)
+    for alerts in ((unknown, known), (known, unknown)):
+        out = restarted(*alerts).see(AFIB, encounter=Y)
+        assert {a.reason for a in out} == {"patient_changed"} and len(out) == 2
+
+
+def test_a_nameless_window_does_not_make_a_restored_alert_anybodys() -> None:
+    for by_adt in (True, False):
+        ward = restarted(opened(X).sent[-1])
+        assert ward.see(AFIB, encounter=Encounter(location="ICU^1^1")) == ()
+        out = ward.adt(EncounterEvent.UPDATE, Y) if by_adt else ward.see(AFIB, encounter=Y)
+        assert phases(out) == [("Afib", "end", "patient_changed")]
+
+
+def test_a_transfer_without_a_prior_bed_reaches_no_bed_of_another_sender() -> None:
+    ward = opened(X)
+    change = EncounterChange(EncounterEvent.TRANSFER, "h/er/1", X, 100.0, None, ("h/er/*",))
+    assert ward.alerting.on_encounter_change(change, WALL) == ()
+    assert [a.label for a in ward.alerting.open_alerts("h/icu/1")] == ["Afib"]
+
+
+def test_a_flood_of_monitors_alarms_takes_a_bounded_memory() -> None:
+    ward = Ward()
+    for i in range(5000):
+        alarm = SourceAlarm(f"h/x/{i}", "m", 1, "x" * 10_000, Phase.START, True, None, None, 100.0)
+        ward.alerting.on_source_alarm(alarm)
+    kept = [a for i in range(5000) for a in ward.alerting.source_alarms(f"h/x/{i}")]
+    assert len(kept) == 4096 and all(len(a.text) == 200 for a in kept)
+    assert ward.alerting.take_suppressed() == {"too_many_beds": 904}
+
+
 # Silence
 
 

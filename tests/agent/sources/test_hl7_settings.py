@@ -88,6 +88,14 @@ def test_the_first_sender_that_fits_names_the_dialect() -> None:
     assert HL7SourceSettings().dialect_of(peer("10.0.0.1"), HEADER) is None
 
 
+def test_the_beds_of_a_sender_are_those_of_every_grant_that_fits() -> None:
+    grants = [{"address": "10.0.0.0/8", "beds": ["a/*"]}, {"application": "GW", "beds": ["b/*", "c/d/e"]}]
+    settings = HL7SourceSettings.model_validate({"grants": grants})
+    assert settings.beds_of(peer("10.0.0.1"), HEADER) == ("a/*", "b/*", "c/d/e")
+    assert settings.beds_of(peer("192.0.2.1"), HEADER) == ("b/*", "c/d/e")
+    assert HL7SourceSettings().beds_of(peer("10.0.0.1"), HEADER) == ()
+
+
 def test_a_grant_without_a_sender_is_for_nobody() -> None:
     with pytest.raises(ValidationError, match="names no sender"):
         Grant(beds=("*",))
