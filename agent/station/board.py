@@ -23,6 +23,7 @@ from agent.core.ecg import (
     EncounterChange,
     EncounterEvent,
     Gap,
+    GapReason,
     Lead,
     Phase,
     Prediction,
@@ -71,6 +72,8 @@ class _Bed:
     gap_at: float = 0.0
     encounter: Encounter | None = None
     alerts: dict[str, _OpenAlert] = field(default_factory=dict)
+    forgotten: bool = False
+    """The line knows it no longer: it goes with its last alert."""
 
 
 class Board:
@@ -132,7 +135,7 @@ class Board:
             self._changed(bed)
         if samples.encounter is not None:
             self._meet(bed, samples.encounter)
-        bed.received = samples.received
+        bed.received, bed.forgotten = samples.received, False
         if bed.trace is not None and bed.lead is not None:
             bed.trace.append(samples.values[bed.lead], samples.start)
 
@@ -140,6 +143,8 @@ class Board:
         """Note a stretch without a window."""
         bed = self._beds.get(gap.bed)
         if bed is not None:
+            if gap.reason is GapReason.ENCOUNTER:  # whichever of the bed's devices said it
+                self._wipe(bed)
             bed.gap, bed.gap_at = gap, now
             self._changed(bed)
 
@@ -154,6 +159,9 @@ class Board:
         bed = self._beds.get(alert.bed) or self._new(alert.bed)
         if not alert.active or alert.phase in {Phase.END, Phase.RESET}:
             bed.alerts.pop(alert.alert_id, None)
+            if bed.forgotten:
+                self.forget(alert.bed)
+                return
         elif (known := bed.alerts.get(alert.alert_id)) is not None:
             known.alert = alert
             known.messages.add(alert.message_id)
@@ -176,16 +184,23 @@ class Board:
             if (bed := self._beds.get(change.bed)) is not None:
                 self._meet(bed, change.encounter)
             return
+        arrives = change.event is not EncounterEvent.DISCHARGE
         for name in (change.bed, change.prior_bed):
-            if name is not None and (bed := self._beds.get(name)) is not None:
+            if name is None or (bed := self._beds.get(name)) is None:
+                continue
+            if arrives and name == change.bed:
                 self._wipe(bed)
-                if name == change.bed and change.event is not EncounterEvent.DISCHARGE:
-                    bed.encounter = change.encounter
+                bed.encounter = change.encounter
+            elif bed.encounter is None or bed.encounter.same_patient(change.encounter):  # else the next one is there
+                self._wipe(bed)
 
     def forget(self, bed: str) -> None:
         """The bed has been idle too long: its tile goes, unless an alert is still open there."""
         known = self._beds.get(bed)
-        if known is not None and not known.alerts:
+        if known is None:
+            return
+        known.forgotten = True
+        if not known.alerts:
             del self._beds[bed]
             self.revision += 1
             self.roster = self.revision

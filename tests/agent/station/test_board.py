@@ -72,12 +72,25 @@ def test_a_bed_with_an_open_alert_is_not_forgotten(board: Board, make: SimpleNam
     board.alert(make.alert(priority=Priority.HIGH))
     board.forget("st/icu/1")
     assert board.names() == ["st/icu/1"]
-    board.alert(make.alert(active=False))
     roster = board.roster
-    board.forget("st/icu/1")
+    board.alert(make.alert(active=False))
     assert board.names() == []
     assert board.roster > roster
     board.forget("never/seen/1")
+
+
+def test_a_forgotten_bed_goes_with_its_last_alert(board: Board, make: SimpleNamespace) -> None:
+    board.samples(make.samples(), "mqtt")
+    board.alert(make.alert())
+    board.forget("st/icu/1")
+    board.alert(make.alert(active=False))
+    assert board.names() == []
+    board.samples(make.samples(), "mqtt")
+    board.alert(make.alert())
+    board.forget("st/icu/1")
+    board.samples(make.samples(start=1001.0), "mqtt")
+    board.alert(make.alert(active=False))
+    assert board.names() == ["st/icu/1"], "the monitor was switched on again"
 
 
 def test_state_is_json_and_the_mark_of_the_generator_is_there(board: Board, make: SimpleNamespace) -> None:
@@ -112,7 +125,8 @@ def test_nothing_of_one_patient_is_shown_as_anothers(
         board.prediction(make.prediction(bed, [0.1, 0.9, 0.1, 0.1]))
     board.tick(1.0)
     prior = "st/icu/2" if event is EncounterEvent.TRANSFER else None
-    board.encounter(EncounterChange(event, "st/icu/1", BOB, 0.0, prior_bed=prior))
+    who = ADA if event is EncounterEvent.DISCHARGE else BOB
+    board.encounter(EncounterChange(event, "st/icu/1", who, 0.0, prior_bed=prior))
     board.tick(2.0)
     tile = _tile(board)
     assert tile["findings"] == []
@@ -120,6 +134,22 @@ def test_nothing_of_one_patient_is_shown_as_anothers(
     assert (_tile(board, "st/icu/2")["findings"] == []) == (prior is not None)
     _, count = FRAME.unpack_from(board.history())
     assert count == (0 if prior else 1), "the strip before the change is gone"
+
+
+def test_a_late_message_of_one_who_left_does_not_touch_the_next(manifest: Manifest, make: SimpleNamespace) -> None:
+    board = _board(manifest, show_patients=True)
+    board.samples(make.samples(encounter=ADA), "hl7")
+    board.prediction(make.prediction("st/icu/1", [0.1, 0.9, 0.1, 0.1]))
+    board.encounter(EncounterChange(EncounterEvent.DISCHARGE, "st/icu/1", BOB, 0.0))
+    board.encounter(EncounterChange(EncounterEvent.TRANSFER, "st/icu/2", BOB, 0.0, prior_bed="st/icu/1"))
+    assert _tile(board)["findings"] and _tile(board)["patient"]
+
+
+def test_a_change_of_patient_that_another_device_of_the_bed_told_wipes(board: Board, make: SimpleNamespace) -> None:
+    board.samples(make.samples(encounter=ADA), "hl7")
+    board.prediction(make.prediction("st/icu/1", [0.1, 0.9, 0.1, 0.1]))
+    board.gap(Gap("st/icu/1", "m2", 0.0, 1.0, GapReason.ENCOUNTER), 11.0)
+    assert not _tile(board)["findings"]
 
 
 def test_another_patient_in_the_waveform_wipes_too_but_an_update_does_not(board: Board, make: SimpleNamespace) -> None:
