@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import Enum
@@ -167,14 +167,20 @@ class _Quiet:
 
 
 class FaultLog:
-    """Logs each kind of fault of each device at once, then at most once a minute with the number left out."""
+    """Logs each kind of fault of each device at once, then at most once a minute with the number left out.
 
-    def __init__(self, seconds: float = 60.0, most: int = 1024) -> None:
+    A sender that invents devices does not fill the log: at most ``lines`` in ``seconds``, whoever they are about.
+    """
+
+    def __init__(self, seconds: float = 60.0, most: int = 1024, lines: int = 100) -> None:
         self._seconds = seconds
         self._most = most
+        self._lines = lines
+        self._written: deque[float] = deque()
+        self._unwritten = 0
         self._last: OrderedDict[tuple[str, str, str], _Quiet] = OrderedDict()
 
-    def report(self, fault: Fault, address: Address | None, now: float) -> None:
+    def report(self, fault: Fault, address: Address | None, now: float, event: str = "mqtt_message_refused") -> None:
         """``fault`` of the sender at ``address``; None where the topic names nobody."""
         bed, device = (address.bed, address.device) if address else ("", "")
         key = (bed, device, fault.reason)
@@ -182,14 +188,22 @@ class FaultLog:
         if quiet is not None and now - quiet.at < self._seconds:
             quiet.suppressed += 1
             return
+        while self._written and now - self._written[0] >= self._seconds:
+            self._written.popleft()
+        if len(self._written) >= self._lines:
+            self._unwritten += 1
+            return
+        self._written.append(now)
         log.warning(
-            "mqtt_message_refused",
+            event,
             reason=fault.reason,
             text=fault.text,
             bed=bed,
             device=device,
             more=quiet.suppressed if quiet else 0,
+            of_others=self._unwritten,
         )
+        self._unwritten = 0
         self._last[key] = _Quiet(now)
         self._last.move_to_end(key)
         if len(self._last) > self._most:
@@ -294,5 +308,7 @@ class MqttSource:
         if verdict is Verdict.GAP:
             self._metrics.sequence_gaps.labels(_TRANSPORT).inc(missing)
         elif verdict is Verdict.RESTART:
-            log.info("mqtt_sequence_restarted", bed=samples.bed, device=samples.device)
+            fault = Fault("restart", "the sequence began anew; two devices of one name seem to do so with every block")
+            address = Address(samples.bed, samples.device)
+            self._faults.report(fault, address, time.monotonic(), "mqtt_sequence_restarted")
         return True

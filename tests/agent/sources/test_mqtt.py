@@ -15,7 +15,15 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from agent.core.ecg import LEADS, Event, Fault, Lead, Samples
-from agent.core.mqtt import BINARY_TYPE, ecg_block, encode_binary, encode_cbor, encode_json, encode_offset_binary
+from agent.core.mqtt import (
+    BINARY_TYPE,
+    Address,
+    ecg_block,
+    encode_binary,
+    encode_cbor,
+    encode_json,
+    encode_offset_binary,
+)
 from agent.metrics import Metrics
 from agent.mqtt_link import BrokerSettings, MqttLink
 from agent.sources.mqtt import FaultLog, MqttSource, MqttSourceSettings, SequenceTracker, Verdict
@@ -315,6 +323,26 @@ def test_faults_are_logged_at_most_once_a_minute_with_their_count() -> None:
     for i in range(10):
         faults.report(Fault(f"r{i}", "wrong"), None, 0.0)
     assert len(faults._last) == 2
+
+
+def test_a_sender_that_invents_devices_does_not_fill_the_log() -> None:
+    faults = FaultLog(seconds=60.0, lines=5)
+    with capture_logs() as logs:
+        for i in range(1000):
+            faults.report(Fault("syntax", "wrong"), Address(f"a/b/{i}", "d"), i / 1000)
+        faults.report(Fault("syntax", "wrong"), Address("a/b/x", "d"), 100.0)
+    assert len(logs) == 6
+    assert logs[-1]["of_others"] == 995
+
+
+def test_two_devices_of_one_name_do_not_fill_the_log() -> None:
+    source = MqttSource(source_settings(1883), Metrics())
+    with capture_logs() as logs:
+        for i in range(50):
+            for at in (1e9, 1.5e9):
+                leads = {LEADS[0]: np.zeros(3, np.float32)}
+                assert source._is_new(ecg_block("a/b/1", "d", leads, 250.0, sequence=i, start=at + i), b"")
+    assert [entry["event"] for entry in logs] == ["mqtt_sequence_restarted"]
 
 
 # --- settings
