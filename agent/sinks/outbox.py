@@ -171,8 +171,8 @@ class Outbox:
         A ``message_id`` that is there already is passed over. On `OutboxError` nothing was written; the alerts are
         kept in memory and go first, in order, with the next commit (or by `run`), and `problem` says why.
         """
+        self._backlog.extend(alerts)  # before the first wait: a caller that is cancelled there has lost nothing
         async with self._lock:
-            self._backlog.extend(alerts)
             if not self._backlog:
                 return 0
             batch = tuple(self._backlog)

@@ -221,6 +221,17 @@ async def test_a_full_disk_is_said_loudly_and_loses_nothing(tmp_path: Path) -> N
         assert END in await outbox.pending("hl7", 500)
 
 
+async def test_a_commit_that_is_cancelled_while_it_waits_loses_nothing(tmp_path: Path) -> None:
+    async with Outbox(tmp_path / "outbox.sqlite", ("hl7",)) as outbox:
+        async with outbox._lock:  # another commit is under way
+            waiting = asyncio.create_task(outbox.commit([START]))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        assert await outbox.commit([END]) == 2
+        assert await outbox.pending("hl7") == (START,)
+
+
 async def test_the_backlog_in_memory_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "o.sqlite"
     async with Outbox(path, ("hl7",), backlog=3) as outbox:
