@@ -29,8 +29,10 @@ class DemonstrationRecord:
 
 
 DEMONSTRATION: tuple[DemonstrationRecord, ...] = (
-    # Atrial fibrillation nearly throughout: a persistent one with leads I and II, and one with MLII and V1.
+    # Atrial fibrillation nearly throughout: a persistent one with leads I and II, which the network finds at once, and
+    # one with MLII and V1, many ectopic beats among it, which takes it minutes.
     DemonstrationRecord("cpsc2021_af", "data_84_1", "cpsc2021_af/84", "Afib"),
+    DemonstrationRecord("cpsc2021_af", "data_84_2", "cpsc2021_af/84", "Afib"),
     DemonstrationRecord("mitdb", "221", "mitdb/221", "Afib"),
     # Half an hour of sinus rhythm each, hardly an extra beat.
     DemonstrationRecord("mitdb", "103", "mitdb/103", "Sinusal"),

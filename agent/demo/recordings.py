@@ -66,7 +66,7 @@ class DemoBed:
 
 
 def demo_beds(data: Path | None) -> list[DemoBed]:
-    """Eight beds, four for each feed; each half has atrial fibrillation, sinus rhythm and a bed with twelve leads.
+    """Eight beds or more; of each feed the first four have atrial fibrillation, sinus rhythm and twelve leads.
 
     Args:
         data: The folder with ``mitdb``, ``cpsc2021_af`` and ``ptbxl500``; None, or one without these, for the beds
@@ -83,8 +83,8 @@ def demo_beds(data: Path | None) -> list[DemoBed]:
 def _places() -> Iterator[tuple[DemonstrationRecord, Feed, str]]:
     """The demonstration's records dealt to the two feeds, kind by kind, so that each half gets its share."""
     feeds: tuple[Feed, Feed] = ("mqtt", "hl7")
-    # The sort is stable: AF first, the twelve leads last.
-    order = sorted(DEMONSTRATION, key=lambda record: (record.expected != "Afib", record.source == "ptbxl500"))
+    # The sort is stable: AF first, then sinus rhythm, of that the twelve leads last; at the end what nobody names.
+    order = sorted(DEMONSTRATION, key=lambda r: (r.expected != "Afib", not r.expected, r.source == "ptbxl500"))
     for k, record in enumerate(order):
         feed = feeds[k % 2]
         yield record, feed, _bed(feed, 1 + k // 2)
@@ -132,7 +132,7 @@ def _without_data() -> list[DemoBed]:
     rate, twelve = pydicom_ecg()
     for half, (feed, rhythms) in enumerate(kinds.items()):
         for k, rhythm in enumerate(rhythms):
-            beds.append(_synthetic(rhythm, feed, _bed(feed, k + 1), seed=10 * half + k))
+            beds.append(_synthetic(rhythm, feed, _bed(feed, k + 1), seed=_SEEDS[half] + k))
         beds.append(
             DemoBed(
                 bed=_bed(feed, len(rhythms) + 1),
@@ -149,6 +149,10 @@ def _without_data() -> list[DemoBed]:
         )
     return beds
 
+
+_SEEDS = (3, 12)
+"""Of the two halves. Of ten seeds tried, six made an atrial fibrillation that the shipped network alerts of within five
+minutes; these are two of the six, so that the demonstration shows an alert. It is no measure of the network."""
 
 _SYNTHETIC = {
     Rhythm.AFIB: ("atrial fibrillation", "Afib"),
