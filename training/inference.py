@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from agent.core.ecg import FloatArray
 from agent.core.filters import Preprocessing
 from training.data import WindowTable
 from training.models.sl import DeepECGSL
+from training.serving import Serving
 
 Model: TypeAlias = Any
 openvino: Any = import_module("openvino")
@@ -22,17 +22,6 @@ openvino: Any = import_module("openvino")
 
 INPUT = "windows"
 OUTPUT = "probabilities"
-
-
-class Probabilities(nn.Module):
-    """(B, 12, T) in network units to (B, L) probabilities."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return torch.sigmoid(self.net(x))
 
 
 def samples_of(p: Preprocessing) -> int:
@@ -45,7 +34,7 @@ def convert(net: DeepECGSL, samples: int) -> Model:
     example = torch.zeros(2, net.config.leads, samples)
     batch = torch.export.Dim("batch", min=1, max=4096)
     with torch.no_grad():
-        exported = torch.export.export(Probabilities(net).eval(), (example,), dynamic_shapes=({0: batch},))
+        exported = torch.export.export(Serving(net), (example,), dynamic_shapes=({0: batch},))
     model: Model = openvino.convert_model(exported)
     model.reshape({0: openvino.PartialShape([-1, net.config.leads, samples])})
     model.input(0).get_tensor().set_names({INPUT})
