@@ -15,6 +15,7 @@ from agent import __version__
 from agent.config import Config, ConfigError, load, reference
 from agent.engines.bundle import BundleError
 from agent.logs import configure_logging
+from agent.tls import TlsError
 
 log = structlog.get_logger()
 
@@ -51,7 +52,7 @@ def run(config: ConfigFile) -> None:
     configure_logging(settings.agent.log_level, settings.agent.log_format)
     try:
         asyncio.run(daemon.run_until_signal(settings))
-    except (BundleError, daemon.StartError) as error:
+    except (BundleError, TlsError, daemon.StartError) as error:
         _refuse(error)
     except ExceptionGroup as failures:
         # The process's top: a part of the line is lost beyond repair. Say it in one line, and let the service manager

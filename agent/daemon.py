@@ -79,7 +79,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     """Run the agent until ``stop`` is set.
 
     Raises:
-        BundleError, StartError: it cannot start.
+        BundleError, StartError, TlsError: it cannot start.
         ExceptionGroup: a part of it failed beyond repair.
     """
     metrics = Metrics()

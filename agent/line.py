@@ -23,6 +23,9 @@ from agent.station.server import Station
 
 log = structlog.get_logger()
 
+_CLOCK_SET = 1.0
+"""Seconds by which the wall clock must have left the monotonic one for messages without time to follow it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -73,8 +76,11 @@ class Line:
 
     async def tick(self) -> None:
         """Once a second: what silence means, and counters that nobody else writes."""
-        now = time.monotonic()
-        alerts = self.alerting.on_tick(now, time.time())
+        now, wall = time.monotonic(), time.time()
+        if abs(step := wall - now - self.windower.wall_offset) > _CLOCK_SET:
+            log.warning("wall_clock_set", seconds=round(step, 3))
+            self.windower.wall_offset += step
+        alerts = self.alerting.on_tick(now, wall)
         for bed in self.windower.forget(now):
             log.info("bed_forgotten", bed=bed)
             if self.station is not None:

@@ -1,6 +1,7 @@
 """Blocks of samples in, windows of ten seconds or gaps out: per bed and device, whatever the order of the blocks.
 
-A window starts on a whole multiple of the stride since the epoch, holds the device's own samples at its own rate, and
+A window starts on a whole multiple of the stride since the epoch plus the bed's own phase, whole seconds that follow
+from its name, so that a ward's windows do not all end in the same second. It holds the device's own samples at its own rate, and
 is cut as soon as every lead that the device sends has reached its end, or when a lead lags by more than the lateness
 allowance: then that lead is missing. A lead with a single invalid sample inside a window is missing in that window; no
 sample is ever interpolated, extrapolated or repeated. Where nothing is usable there is a `Gap` with its reason.
@@ -15,6 +16,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from zlib import crc32
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -75,9 +77,11 @@ class _Stream:
     """One device at one bed."""
 
     timeline: Timeline
+    phase: int
+    """Seconds by which the bed's windows start after a whole multiple of the stride."""
     layout: _Layout | None = None
     slot: int | None = None
-    """Number of the next window, its start divided by the stride; None until the first is cut."""
+    """Number of the next window: it starts at ``slot * stride + phase``. None until the first is cut."""
     received: float = -math.inf
     sequence: int | None = None
     sequence_start: float = 0.0
@@ -119,7 +123,8 @@ class Windower:
         """What was put right or refused: duplicate, late, drift, clock_jump, rate_mismatch, same_lead, too_long,
         too_many_beds, too_many_devices, too_many_blocks (or in too wild an order), earlier_patient, bad_time,
         encounter_forgotten (of a bed without samples, to make room for one with)."""
-        self._offset = wall_offset
+        self.wall_offset = wall_offset
+        """May be changed when the wall clock was set: messages without time are then anchored anew, behind a gap."""
         self._beds: dict[str, _Bed] = {}
         self._floor = 0
 
@@ -207,14 +212,14 @@ class Windower:
             out += self._clear(bed, samples.bed)
             bed.encounter = samples.encounter
         if not layout.groups:
-            at = samples.received + self._offset if start is None else start
+            at = samples.received + self.wall_offset if start is None else start
             seconds = max((v.size / c.rate for c, v in zip(samples.channels, samples.values, strict=True)), default=0.0)
             return (*out, Gap(samples.bed, samples.device, at, at + seconds, GapReason.NO_LEADS))
         if stream is None:
             if len(bed.streams) >= _DEVICES:
                 self.counts["too_many_devices"] += 1
                 return tuple(out)
-            stream = bed.streams[samples.device] = _Stream(self._timeline(layout.groups[0].rate))
+            stream = bed.streams[samples.device] = _Stream(self._timeline(layout.groups[0].rate), self._phase(samples.bed))
         stream.layout = layout
         if samples.encounter is not None and samples.encounter.patient_ids:
             stream.named, stream.nameless = samples.received, 0
@@ -272,6 +277,9 @@ class Windower:
 
     # Blocks
 
+    def _phase(self, bed: str) -> int:
+        return crc32(bed.encode()) % self.settings.stride
+
     def _timeline(self, rate: int) -> Timeline:
         return Timeline(rate, self.settings.tolerance, self.settings.drift)
 
@@ -288,14 +296,13 @@ class Windower:
         earliest = line.blocks[0].index / line.rate
         if stream.slot is None:
             return earliest
-        return min(
-            stream.slot * self.settings.stride + self.settings.seconds - self.settings.stride, line.frontier_time
-        )
+        cut = stream.slot * self.settings.stride + stream.phase + self.settings.seconds - self.settings.stride
+        return min(cut, line.frontier_time)
 
     def _untimed(self, stream: _Stream, block: Block, rate: int, samples: Samples) -> float:
         """Time of a block that has none: end to end with what came before, or from its arrival."""
         length = block.size / rate
-        arrival = samples.received + self._offset - length
+        arrival = samples.received + self.wall_offset - length
         ends = stream.ends
         if block.rows in ends:
             start = ends[block.rows]
@@ -335,7 +342,7 @@ class Windower:
                 reason = GapReason.CLOCK_JUMP if ahead - waited > settings.max_gap else GapReason.MISSING
                 if samples.sequence is not None and stream.sequence is not None and samples.sequence < stream.sequence:
                     reason = GapReason.DEVICE_RESTART
-            elif stream.slot is not None and end <= stream.slot * settings.stride:
+            elif stream.slot is not None and end <= stream.slot * settings.stride + stream.phase:
                 reason, late = self._stale(stream, block, end, samples)
                 if reason is None:
                     return late
@@ -410,10 +417,11 @@ class Windower:
         """The windows that are complete or overdue; with ``force`` also those that wait for a lead."""
         line, settings = stream.timeline, self.settings
         n, step, late = settings.seconds * line.rate, settings.stride * line.rate, round(settings.late * line.rate)
+        shift = stream.phase * line.rate
         out: list[Window | Gap] = []
         while line.blocks:
-            slot = -(-line.blocks[0].index // step) if stream.slot is None else stream.slot
-            first, last = slot * step, slot * step + n
+            slot = -(-(line.blocks[0].index - shift) // step) if stream.slot is None else stream.slot
+            first, last = slot * step + shift, slot * step + shift + n
             if line.frontier < last:
                 break
             cover = line.cover(first, last)
@@ -422,7 +430,7 @@ class Windower:
                 break
             out.append(self._window(samples, bed, stream, slot, cover))
             stream.slot = slot + 1
-            paced = line.forget_before(stream.slot * step)
+            paced = line.forget_before(stream.slot * step + shift)
             stream.paced = stream.paced if paced is None else paced
         return out
 
@@ -434,8 +442,8 @@ class Windower:
 
     def _window(self, samples: Samples, bed: _Bed, stream: _Stream, slot: int, cover: dict[int, bool]) -> Window | Gap:
         settings, line = self.settings, stream.timeline
-        start = float(slot * settings.stride)
-        first = slot * settings.stride * line.rate
+        start = float(slot * settings.stride + stream.phase)
+        first = round(start) * line.rate
         last = first + settings.seconds * line.rate
         whole = frozenset(row for row, complete in cover.items() if complete)
         blocks = list(line.within(first, last))

@@ -243,6 +243,10 @@ async def test_the_service_manager_hears_ready_only_after_the_subscription(tmp_p
             lambda text: text.replace("[sources.hl7]", '[sources.hl7]\nhost = "203.0.113.7"'),
             "[sources.hl7] cannot listen",
         ),
+        (
+            lambda text: text + '\n[sources.hl7.tls]\nca = "no.pem"\ncertificate = "no.pem"\nkey = "no.pem"\n',
+            "the TLS files no.pem, no.pem, no.pem cannot be used",
+        ),
     ],
 )
 async def test_a_start_that_cannot_be_is_one_sentence(tmp_path: Path, change: object, said: str) -> None:

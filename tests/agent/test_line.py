@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent.core.alerting import Alerting, AlertingSettings
 from agent.core.ecg import (
@@ -224,3 +225,12 @@ async def test_silence_ends_an_alert(bundle: Bundle, tmp_path: Path, fibrillatio
         await line.tick()
         await line.close()
         assert line.alerting.open_alerts() == ()
+
+
+async def test_a_wall_clock_that_is_set_reaches_the_windows(bundle: Bundle, tmp_path: Path) -> None:
+    async with line_of(bundle, tmp_path) as (line, _):
+        with capture_logs() as logs:
+            await line.tick()
+            await line.tick()
+        assert abs(line.windower.wall_offset - (time.time() - time.monotonic())) < 1.0
+        assert [entry["event"] for entry in logs].count("wall_clock_set") == 1, "the offset was 0, and then right"

@@ -414,6 +414,19 @@ def test_messages_without_time_are_laid_end_to_end_from_their_arrival() -> None:
     assert all(w.provenance[:3] == (M, M, M) for w in one)
 
 
+def test_messages_without_time_follow_a_wall_clock_that_is_set() -> None:
+    signal = strip(80, 250)
+    w = Windower(SETTINGS, wall_offset=0.0)  # the agent started before the machine knew the time
+    blocks = [block(signal, 250, a, a + 250, start=None) for a in range(0, 20000, 250)]
+    before, gaps = push(w, blocks[:40])
+    assert not gaps
+    w.wall_offset = T0
+    after, gaps = push(w, blocks[40:])
+    assert [g.reason for g in gaps] == [GapReason.CLOCK_JUMP]
+    assert all(x.end < 100 for x in before)
+    assert len(after) >= 6 and all(T0 + 40 <= x.start <= T0 + 80 for x in after)
+
+
 def test_a_silence_between_messages_without_time_is_a_gap() -> None:
     signal = strip(60, 250)
     blocks = [block(signal, 250, a, a + 250, start=None) for a in range(0, 15000, 250)]
