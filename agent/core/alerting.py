@@ -335,6 +335,10 @@ class Alerting:
         for name, bed in list(self._beds.items()):
             if bed.seen is None:
                 bed.seen = now
+                if self._is_bygone(bed, wall):
+                    out += self._end_bed(bed, "feed_lost", wall)
+                    del self._beds[name]
+                    continue
             stale = []
             for key, device in bed.devices.items():
                 if device.received is None:
@@ -355,6 +359,12 @@ class Alerting:
                 elif alert.created > wall + self.settings.continue_every:  # the wall clock was set back: count from now
                     bed.open[label] = dataclasses.replace(alert, created=wall)
         return tuple(out)
+
+    def _is_bygone(self, bed: _Bed, wall: float) -> bool:
+        """What was open before a stop of more than an hour says nothing of whoever lies there now."""
+        s = self.settings
+        last = max((alert.created for alert in bed.open.values()), default=wall)
+        return s.continue_every > 0 and wall - last > s.continue_every + s.forget_after
 
     def on_shutdown(self, wall: float) -> tuple[Alert, ...]:
         """A planned stop: nobody will watch, so nothing may stay active."""

@@ -400,6 +400,15 @@ def test_a_nameless_window_does_not_make_a_restored_alert_anybodys() -> None:
         assert phases(out) == [("Afib", "end", "patient_changed")]
 
 
+def test_what_was_open_before_a_long_stop_is_over() -> None:
+    before = opened(X).sent[-1]
+    for after, reasons in ((3000.0, []), (4000.0, ["feed_lost"])):
+        ward = restarted(before)
+        out = ward.alerting.on_tick(1.0, before.created + after)
+        assert [a.reason for a in out if a.phase is Phase.END] == reasons
+    assert ward.alerting.open_alerts() == ()
+
+
 def test_a_transfer_without_a_prior_bed_reaches_no_bed_of_another_sender() -> None:
     ward = opened(X)
     change = EncounterChange(EncounterEvent.TRANSFER, "h/er/1", X, 100.0, None, ("h/er/*",))
