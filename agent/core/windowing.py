@@ -1,8 +1,8 @@
 """Blocks of samples in, windows of ten seconds or gaps out: per bed and device, whatever the order of the blocks.
 
 A window starts on a whole multiple of the stride since the epoch plus the bed's own phase, whole seconds that follow
-from its name, so that a ward's windows do not all end in the same second. It holds the device's own samples at its own rate, and
-is cut as soon as every lead that the device sends has reached its end, or when a lead lags by more than the lateness
+from its name, so that a ward's windows do not all end in the same second. It holds the device's own samples at its own
+rate and is cut as soon as every lead that the device sends has reached its end, or when a lead lags by more than the lateness
 allowance: then that lead is missing. A lead with a single invalid sample inside a window is missing in that window; no
 sample is ever interpolated, extrapolated or repeated. Where nothing is usable there is a `Gap` with its reason.
 
@@ -219,7 +219,8 @@ class Windower:
             if len(bed.streams) >= _DEVICES:
                 self.counts["too_many_devices"] += 1
                 return tuple(out)
-            stream = bed.streams[samples.device] = _Stream(self._timeline(layout.groups[0].rate), self._phase(samples.bed))
+            timeline = self._timeline(layout.groups[0].rate)
+            stream = bed.streams[samples.device] = _Stream(timeline, self._phase(samples.bed))
         stream.layout = layout
         if samples.encounter is not None and samples.encounter.patient_ids:
             stream.named, stream.nameless = samples.received, 0

@@ -37,7 +37,7 @@ from agent.metrics import Metrics, totals
 from agent.sinks.outbox import Outbox
 
 RATE = 250
-START = 1_700_000_000.0
+START = 1_700_000_001.0  # on the grid of the bed a/b/1
 ONE = Encounter(patient_ids=("one",))
 OTHER = Encounter(patient_ids=("other",))
 CHANNELS = tuple(Channel(ChannelKind.ECG, code_of_lead(x.value), x.value, "mV", RATE, x) for x in LEADS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -26,7 +27,11 @@ from agent.core.ecg import (
 )
 from agent.core.windowing import Windower, WindowingSettings
 
-T0 = 1_700_000_000.0
+BED = "h/icu/1"
+T0 = 1_700_000_000.0 + crc32(BED.encode()) % 5
+"""On the grid of BED's windows."""
+OTHERS = [bed for k in range(2, 99) if crc32((bed := f"h/icu/{k}").encode()) % 5 == crc32(BED.encode()) % 5]
+"""Beds whose windows are on the same grid."""
 SETTINGS = WindowingSettings()
 MONITOR = (Lead.I, Lead.II, Lead.III)
 M, D, X = Provenance.MEASURED, Provenance.DERIVED, Provenance.MISSING
@@ -46,7 +51,7 @@ def block(
 ) -> Samples:
     at = T0 + first / rate if start == -1.0 else start
     s = Samples(
-        bed="h/icu/1",
+        bed=BED,
         device="m",
         channels=tuple(channel(lead, float(rate)) for lead in signal),
         values=tuple(v[first:last] for v in signal.values()),
@@ -547,7 +552,7 @@ def test_beds_that_only_adt_knows_never_keep_a_bed_with_samples_out() -> None:
     signal = strip(20.0, 250)
     for i in range(50):
         w.end_encounter(f"h/ward/{i}", Encounter(patient_ids=(f"{i}^^^H",)))
-    for bed in ("h/icu/1", "h/icu/2", "h/icu/3", "h/icu/4"):
+    for bed in (BED, *OTHERS[:3]):
         windows, _ = push(w, [replace(b, bed=bed) for b in cut(signal, 250)])
         assert len(windows) == 3
     assert "too_many_beds" not in w.counts
@@ -597,12 +602,12 @@ def test_beds_and_devices_are_apart() -> None:
     w = Windower(SETTINGS)
     blocks = []
     for a, b in zip(cut(one, 250), cut(other, 250), strict=True):
-        blocks += [a, replace(b, device="n"), replace(b, bed="h/icu/2")]
+        blocks += [a, replace(b, device="n"), replace(b, bed=OTHERS[0])]
     windows, _ = push(w, blocks)
-    assert [(x.bed, x.device) for x in windows] == [("h/icu/1", "m"), ("h/icu/1", "n"), ("h/icu/2", "m")]
+    assert [(x.bed, x.device) for x in windows] == [("h/icu/1", "m"), ("h/icu/1", "n"), (OTHERS[0], "m")]
     assert np.array_equal(windows[0].samples[1], one[Lead.II])
     assert np.array_equal(windows[1].samples[1], other[Lead.II])
-    assert w.beds == ("h/icu/1", "h/icu/2")
+    assert w.beds == ("h/icu/1", OTHERS[0])
 
 
 def test_silent_beds_are_forgotten_and_their_generation_is_not() -> None:
@@ -664,3 +669,12 @@ def test_settings_refuse_what_would_lose_signal() -> None:
         WindowingSettings(seconds=5, stride=6)
     with pytest.raises(ValueError, match="min_rate"):
         WindowingSettings(min_rate=500, max_rate=400)
+
+
+def test_the_windows_of_a_ward_end_spread_over_the_stride() -> None:
+    w = Windower(WindowingSettings())
+    starts = set()
+    for k in range(40):
+        windows, _ = push(w, [replace(b, bed=f"h/icu/{k}") for b in cut(strip(16, 250), 250)])
+        starts.add(windows[0].start % 5)
+    assert starts == {0.0, 1.0, 2.0, 3.0, 4.0}
