@@ -108,18 +108,22 @@ class Encounter:
         """
         if not self.patient_ids or not other.patient_ids:
             return True
-        mine = [_identifier(i) for i in self.patient_ids]
-        return any(
-            number == own and (not authority or not assigner or not authority.isdisjoint(assigner))
-            for number, authority in map(_identifier, other.patient_ids)
-            for own, assigner in mine
-        )
+        mine: dict[str, set[str]] = {}
+        for text in self.patient_ids:
+            number, authority = _identifier(text)
+            mine.setdefault(number, set()).update(authority)
+        for text in other.patient_ids:
+            number, authority = _identifier(text)
+            known = mine.get(number)
+            if known is not None and ("" in authority or "" in known or not authority.isdisjoint(known)):
+                return True
+        return False
 
 
-def _identifier(text: str) -> tuple[str, frozenset[str]]:
-    """Number, and the names of its authority: namespace and universal id (HD.1 and HD.2), either of which may come."""
+def _identifier(text: str) -> tuple[str, set[str]]:
+    """Number, and its authority's namespace and universal id (HD.1 and HD.2), of which either may come; "" if neither."""
     number, _, _, authority, *_ = (*text.split("^"), "", "", "")
-    return number, frozenset(authority.split("&")[:2]) - {""}
+    return number, {name for name in authority.split("&")[:2] if name} or {""}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

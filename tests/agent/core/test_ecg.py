@@ -28,5 +28,11 @@ def test_a_number_is_a_patient_only_with_its_authority(
     assert Encounter(patient_ids=other).same_patient(Encounter(patient_ids=one)) is same
 
 
+def test_many_identifiers_are_compared_in_no_time() -> None:
+    one = Encounter(patient_ids=tuple(f"1^^^A{i}" for i in range(50_000)))
+    other = Encounter(patient_ids=tuple(f"1^^^B{i}" for i in range(50_000)))
+    assert not one.same_patient(other)
+
+
 def test_a_patient_is_never_printed() -> None:
     assert repr(Encounter(patient_ids=("1",), family_name="Canary")) == "Encounter(<withheld>)"
