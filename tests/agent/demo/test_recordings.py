@@ -18,7 +18,7 @@ def check_halves(beds: list[DemoBed]) -> None:
     for feed in ("mqtt", "hl7"):
         half = [bed for bed in beds if bed.feed == feed]
         assert len(half) >= 4
-        assert sum(bed.expected == "Afib" for bed in half) == 1
+        assert sum(bed.expected == "Afib" for bed in half[:4]) >= 1
         assert sum(bed.expected == "Sinusal" for bed in half) >= 2
         assert any(bed.leads == LEADS for bed in half)
     for bed in beds:
