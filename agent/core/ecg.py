@@ -121,7 +121,7 @@ class Encounter:
 
 
 def _identifier(text: str) -> tuple[str, set[str]]:
-    """Number, and its authority's namespace and universal id (HD.1 and HD.2), of which either may come; "" if neither."""
+    """Number, and namespace and universal id of its authority (HD.1, HD.2), of which either may come; "" if neither."""
     number, _, _, authority, *_ = (*text.split("^"), "", "", "")
     return number, {name for name in authority.split("&")[:2] if name} or {""}
 
