@@ -114,6 +114,11 @@ def replay(
         summary = asyncio.run(daemon.replay(settings, path, speed))
     except (BundleError, daemon.StartError, ReplayError) as error:
         _refuse(error)
+    except ExceptionGroup as failures:
+        found = failures.subgroup(ReplayError)  # of the task that plays
+        if found is None:
+            raise
+        _refuse(found.exceptions[0])
     typer.echo(json.dumps(summary))
 
 
