@@ -27,9 +27,9 @@ RULE = Replay(
 )
 
 
-def score(lower: float = 0.9, positive: int = 30) -> Score:
+def score(lower: float = 0.9, positive: int = 30, label: str = "Afib") -> Score:
     return Score(
-        label="",
+        label=label,
         auroc=0.95,
         lower=lower,
         upper=0.99,
@@ -72,7 +72,7 @@ def test_held_out_patients_are_never_trained_on_and_are_named(small_table: Windo
 def test_the_readme_says_what_it_is_and_every_score(small_table: WindowTable) -> None:
     training = training_of(small_table, smoke(), {"Afib": score()}, {"Afib": RULE})
     by_group: dict[str, dict[str, Score]] = {name: {} for name in groups(small_table)}
-    by_group |= {POOLED: {"Afib": score(), "Atrial flutter": score(positive=5)}}
+    by_group |= {POOLED: {"Afib": score(), "Atrial flutter": score(positive=5, label="Atrial flutter")}}
     text = readme_of(training, by_group, {"Afib": RULE})
     assert "not the published DeepECG weights" in text
     assert "| **Afib** | 0.950 |" in text
