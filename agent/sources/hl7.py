@@ -11,7 +11,7 @@ import socket
 import time
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from types import TracebackType
 from typing import Final, Self
@@ -32,6 +32,8 @@ __all__ = ["Grant", "HL7Source", "HL7SourceSettings", "Sender"]
 log = structlog.get_logger()
 
 _READ: Final = 64 * 1024
+_STRANGERS: Final = 8
+"""Connections at once from addresses that no grant can cover."""
 _WRITE_BUFFER: Final = 16 * 1024
 _REMEMBERED: Final = 64
 """Control ids kept per connection to count messages that come again."""
@@ -50,6 +52,8 @@ class _Connection:
     peer: Peer
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    stranger: bool = False
+    """No grant can cover its address: it is answered, and soon closed."""
     seen: OrderedDict[tuple[str, bytes], None] = field(default_factory=OrderedDict)
     noted: set[tuple[str, str]] = field(default_factory=set)
 
@@ -79,6 +83,7 @@ class HL7Source:
         self._tls = RotatingContext(settings.tls, server_context) if settings.tls else None
         self._listener: socket.socket | None = None
         self._open = 0
+        self._strangers = 0
         self._control_ids = count(1)
         self._messages = metrics.messages.labels("hl7")
         self._duplicates = metrics.duplicates.labels("hl7")
@@ -124,23 +129,32 @@ class HL7Source:
                     log.warning("hl7_accept_failed", error=error.strerror)
                     await asyncio.sleep(0.1)
                     continue
-                if self._open >= self._settings.max_connections:
+                if self._crowded(stranger := not self._settings.may_connect(Peer.from_socket_name(address))):
                     self._refused("too_many_connections")
                     log.warning("hl7_too_many_connections", limit=self._settings.max_connections)
                     accepted.close()
                     continue
                 self._open += 1
+                self._strangers += stranger
                 self._connections.set(self._open)
-                connections.create_task(self._serve(accepted, address, queue))
+                connections.create_task(self._serve(accepted, address, queue, stranger=stranger))
 
-    async def _serve(self, accepted: socket.socket, address: object, queue: asyncio.Queue[Event]) -> None:
+    def _crowded(self, stranger: bool) -> bool:
+        """Whether one more is too many. Whom no grant covers is heard, to be told so, but takes nobody else's place."""
+        if stranger:
+            return self._strangers >= _STRANGERS
+        return self._open - self._strangers >= self._settings.max_connections
+
+    async def _serve(
+        self, accepted: socket.socket, address: object, queue: asyncio.Queue[Event], *, stranger: bool
+    ) -> None:
         """One connection from its handshake to its end; raises nothing but cancellation."""
         writer: asyncio.StreamWriter | None = None
         try:
             reader, writer = await self._opened(accepted)
             certificate = writer.get_extra_info("peercert")
             peer = Peer.from_socket_name(address, peer_names(certificate))
-            await self._talk(_Connection(peer, reader, writer), queue)
+            await self._talk(_Connection(peer, reader, writer, stranger), queue)
         except FrameTooLongError as error:
             self._fault("too_long")
             log.warning("hl7_message_too_long", peer=str(address), error=str(error))
@@ -152,6 +166,7 @@ class HL7Source:
             log.warning("hl7_connection_lost", peer=str(address), error=type(error).__name__)
         finally:
             self._open -= 1
+            self._strangers -= stranger
             self._connections.set(self._open)
             if writer is None:
                 accepted.close()
@@ -183,7 +198,7 @@ class HL7Source:
         stray = truncated = 0
         frame_ends = 0.0
         while True:
-            allowed = settings.idle_seconds
+            allowed = settings.message_seconds if connection.stranger else settings.idle_seconds
             if frames.partial:
                 allowed = min(allowed, max(frame_ends - time.monotonic(), 0.0))
             try:
@@ -245,9 +260,9 @@ class HL7Source:
 
     def _decoded(self, peer: Peer, message: bytes, received: float) -> Decoded:
         dialect = None
-        if self._settings.senders:
-            dialect = self._settings.dialect_of(peer, header_of(parse(message)))
         try:
+            if self._settings.senders:
+                dialect = self._settings.dialect_of(peer, header_of(parse(message)))
             return decode(message, self._dialects, received, beds=self._settings.beds, zone=self._zone, dialect=dialect)
         except HL7Error:
             raise
@@ -276,7 +291,13 @@ class HL7Source:
                 error = HL7Error("not_granted", "this sender may not speak for this bed; add it to `grants`", code=207,
                                  location="MSH^1^3", reject=True)  # fmt: skip
                 return refuse(decoded, error)
-        return decoded
+        # What a transfer without PV1-6 may empty is found by the patient, later: no further than the sender's own beds.
+        reach = self._settings.beds_of(connection.peer, decoded.header)
+        events = tuple(
+            replace(event, sender_beds=reach) if isinstance(event, EncounterChange) else event
+            for event in decoded.events
+        )
+        return replace(decoded, events=events)
 
     def _count_duplicate(self, connection: _Connection, decoded: Decoded) -> None:
         """Count messages that come again; windowing merges their samples, so they are taken like any other."""

@@ -159,6 +159,13 @@ class HL7SourceSettings(BaseModel):
             for grant in self.grants
         )
 
+    def may_connect(self, peer: Peer) -> bool:
+        """Whether any grant could cover a sender at this address, whatever it says of itself later."""
+        return any(
+            grant.address is None or (peer.address is not None and peer.address in grant.address)
+            for grant in self.grants
+        )
+
     def beds_of(self, peer: Peer, header: Header) -> tuple[str, ...]:
         """Patterns of every bed that a message with this header from this peer may speak for."""
         return tuple(pattern for grant in self.grants if grant.fits(peer, header) for pattern in grant.beds)

@@ -357,6 +357,32 @@ async def test_connections_are_limited_and_counted() -> None:
             sender.close()
 
 
+async def test_whom_no_grant_covers_takes_nobodys_place_and_is_soon_closed() -> None:
+    grants = [{"address": "127.0.0.1", "beds": ["*"]}]
+    async with running(max_connections=2, message_seconds=0.5, grants=grants) as run:
+        strangers = [await run.connect(local_addr=("127.0.0.2", 0)) for _ in range(12)]
+        assert (await strangers[0].ask(wave()))[0] == "CR"
+        known = [await run.connect(), await run.connect()]
+        for sender in known:
+            assert (await sender.ask(wave()))[0] == "CA"
+        assert run.count("deepecg_refused_total", transport="hl7", reason="too_many_connections") == 4
+        assert all([await stranger.closed() for stranger in strangers])
+        for sender in known:
+            assert (await sender.ask(wave()))[0] == "CA"
+            sender.close()
+
+
+async def test_a_transfer_that_names_no_bed_left_reaches_no_further_than_its_sender() -> None:
+    async with running(grants=[{"address": "127.0.0.1", "beds": ["demo/icu/*"]}]) as run:
+        sender = await run.connect()
+        await sender.ask(monitors.adt(EncounterEvent.TRANSFER, "demo/icu/b2", PATIENT, 1, START))
+        (change,) = drained(run.queue)
+        assert isinstance(change, EncounterChange)
+        assert change.may_empty("demo/icu/b1")
+        assert not change.may_empty("demo/or/b1")
+        sender.close()
+
+
 async def test_many_connections_at_once() -> None:
     async with running() as run:
         senders = [await run.connect() for _ in range(60)]
