@@ -4,7 +4,8 @@ A window starts on a whole multiple of the stride since the epoch plus the bed's
 from its name, so that a ward's windows do not all end in the same second. It holds the device's own samples at its own
 rate, and is cut as soon as every lead that the device sends has reached its end, or when a lead lags by more than the
 lateness allowance: then that lead is missing. A lead with a single invalid sample inside a window is missing in that
-window; no sample is ever interpolated, extrapolated or repeated. Where nothing is usable there is a `Gap` with its reason.
+window; no sample is ever interpolated, extrapolated or repeated. Where nothing is usable there is a `Gap` with its
+reason.
 
 Any split, order or repetition of the same blocks gives the same windows, as long as each block comes before any that
 starts ``late`` seconds after it.
