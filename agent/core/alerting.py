@@ -57,9 +57,10 @@ from agent.core.ecg import (
     SourceAlarm,
     Window,
 )
-from agent.core.labels import MDC_ECG_ELEC_POTL, LabelInfo
+from agent.core.labels import LabelInfo
 from agent.core.labels import label as label_info
 from agent.core.manifest import AlertRule, Manifest
+from agent.core.mdc import ECG_ELEC_POTL
 
 ECG_MISSING = "ECG missing"
 LEADS_OFF = "Leads off"
@@ -434,7 +435,7 @@ class Alerting:
             threshold=rule.threshold,
             model=p.model,
             received=window.received,
-            source_code=info.source_code if info else MDC_ECG_ELEC_POTL,
+            source_code=info.source_code if info else ECG_ELEC_POTL,
             encounter=bed.encounter,
         )
         bed.open[name] = alert
@@ -473,7 +474,7 @@ class Alerting:
             threshold=None,
             model=self.model,
             received=received,
-            source_code=MDC_ECG_ELEC_POTL,
+            source_code=ECG_ELEC_POTL,
             encounter=bed.encounter,
         )
         yield alert

@@ -11,39 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.core.ecg import ChannelKind, Lead
+from agent.core.mdc import DERIVED_LEAD_BY_ID, ECG_ELEC_POTL, ECG_LEAD, LEAD_BY_ID, MCL_ID, V_ID
 
-ECG_ELEC_POTL: Final = 131328  # partition 2 (SCADA): the bare potential; a lead is this plus its id
-ECG_LEAD: Final = 131072  # DICOM CID 3001 counts from here
-
-# IEEE 11073-10101 lead ids; DICOM CID 3001 and SCP-ECG share them.
-_LEAD_IDS: Final[dict[int, Lead]] = {
-    1: Lead.I,
-    2: Lead.II,
-    3: Lead.V1,
-    4: Lead.V2,
-    5: Lead.V3,
-    6: Lead.V4,
-    7: Lead.V5,
-    8: Lead.V6,
-    61: Lead.III,
-    62: Lead.AVR,
-    63: Lead.AVL,
-    64: Lead.AVF,
-}
-# CID 3001 "derived" leads: 131103 … 131110 and 131183. III has its own id there.
-_DERIVED_IDS: Final[dict[int, Lead]] = {
-    31: Lead.I,
-    32: Lead.II,
-    33: Lead.V1,
-    34: Lead.V2,
-    35: Lead.V3,
-    36: Lead.V4,
-    37: Lead.V5,
-    38: Lead.V6,
-    111: Lead.III,
-}
 # Electrodes that are ECG but none of the twelve: V (unspecified), MCL, EASI AS and AI.
-_OTHER_ECG_IDS: Final = {0: False, 67: False, 75: False, 132: True, 133: True}
+_OTHER_ECG_IDS: Final = {0: False, V_ID: False, MCL_ID: False, 132: True, 133: True}
 
 # Waveforms beside the ECG. Codes that are not certain are left out: such a channel is kept as OTHER.
 _WAVES: Final[dict[int, tuple[ChannelKind, str]]] = {
@@ -74,10 +45,10 @@ def meaning_from_code(code: int) -> Meaning | None:
     """The channel that an MDC code names; None where it is not one known here."""
     for base in (ECG_ELEC_POTL, ECG_LEAD):
         number = code - base
-        if number in _LEAD_IDS:
-            return Meaning(ChannelKind.ECG, _LEAD_IDS[number])
-        if number in _DERIVED_IDS:
-            return Meaning(ChannelKind.ECG, _DERIVED_IDS[number], derived=True)
+        if number in LEAD_BY_ID:
+            return Meaning(ChannelKind.ECG, LEAD_BY_ID[number])
+        if number in DERIVED_LEAD_BY_ID:
+            return Meaning(ChannelKind.ECG, DERIVED_LEAD_BY_ID[number], derived=True)
         if number in _OTHER_ECG_IDS and code != ECG_LEAD:
             return Meaning(ChannelKind.ECG, derived=_OTHER_ECG_IDS[number])
     wave = _WAVES.get(code)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 
 from agent.core.ecg import Priority
+from agent.core.mdc import ECG_ELEC_POTL
 
 
 class Category(StrEnum):
@@ -61,10 +62,6 @@ class EventCode(Enum):
     ATR_FLUT = (199884, "MDC_EVT_ECG_ATR_FLUT")
 
 
-MDC_ECG_ELEC_POTL = 131328
-"""The ECG itself, as the source metric of an event that no single lead shows."""
-
-
 @dataclass(frozen=True, slots=True)
 class LabelInfo:
     """One diagnosis."""
@@ -79,7 +76,7 @@ class LabelInfo:
     text: str
     """Plain English for the person at the bedside."""
     event: EventCode = EventCode.NONE
-    source_code: int = MDC_ECG_ELEC_POTL
+    source_code: int = ECG_ELEC_POTL
     """MDC code of the metric that the event is about: the ST amplitude (131840 + lead) for ST changes, which are sent
     as MDC_EVT_HI or MDC_EVT_LO of it."""
 

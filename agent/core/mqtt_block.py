@@ -17,6 +17,7 @@ from typing import TypeGuard
 import numpy as np
 
 from agent.core.ecg import Channel, ChannelKind, Encounter, Fault, FloatArray, Lead, Samples
+from agent.core.mdc import CODE_OF_LEAD, DERIVED_LEAD_BY_ID, ECG_ELEC_POTL, ECG_LEAD, LEAD_BY_ID, MCL_ID, V_ID
 
 INVALID = -32768
 """The int16 that marks an invalid sample."""
@@ -25,18 +26,13 @@ _LATEST = 4102444800.0  # 2100-01-01: a clock beyond it counts other units than 
 QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(\S*)\s*")
 MILLIVOLTS = {"V": 1e3, "mV": 1.0, "uV": 1e-3, "µV": 1e-3, "μV": 1e-3, "nV": 1e-6}
 
-_ECG_BASES = (131328, 131072)  # MDC_ECG_ELEC_POTL, and the lead alone (DICOM CID 3001)
-_MEASURED = (Lead.I, Lead.II, Lead.V1, Lead.V2, Lead.V3, Lead.V4, Lead.V5, Lead.V6)
-_LEAD_BY_ID: dict[int, tuple[Lead, bool]] = {
-    **{1 + i: (lead, False) for i, lead in enumerate(_MEASURED)},
-    **{61 + i: (lead, False) for i, lead in enumerate((Lead.III, Lead.AVR, Lead.AVL, Lead.AVF))},
-    **{31 + i: (lead, True) for i, lead in enumerate(_MEASURED)},
-    111: (Lead.III, True),
+_ECG_BASES = (ECG_ELEC_POTL, ECG_LEAD)
+_LEAD_BY_ID = {number: (lead, False) for number, lead in LEAD_BY_ID.items()} | {
+    number: (lead, True) for number, lead in DERIVED_LEAD_BY_ID.items()
 }
 """MDC lead id → lead, and whether the id itself says that the device computed it."""
-CODE_OF_LEAD: dict[Lead, int] = {lead: 131328 + i for i, (lead, derived) in _LEAD_BY_ID.items() if not derived}
 _LEAD_BY_NAME = {lead.upper(): lead for lead in Lead}
-_UNASSIGNED = {"V": 131395, "MCL": 131403, "ECG": 131328}
+_UNASSIGNED = {"V": ECG_ELEC_POTL + V_ID, "MCL": ECG_ELEC_POTL + MCL_ID, "ECG": ECG_ELEC_POTL}
 """ECG electrodes that are none of the twelve: they reach the page and the beat detector, never the network."""
 _OTHER_KINDS: dict[int, tuple[ChannelKind, str, str]] = {
     150452: (ChannelKind.PLETH, "PLETH", "1"),

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.ecg import Channel, ChannelKind, FloatArray, Samples
+from agent.core.mdc import CODE_OF_LEAD
 from agent.core.mqtt_block import (
-    CODE_OF_LEAD,
     INVALID,
     MILLIVOLTS,
     QUANTITY,

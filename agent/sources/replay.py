@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.core.ecg import Channel, ChannelKind, Event, FloatArray, Lead, Samples
-from agent.core.hl7_codes import ECG_ELEC_POTL, meaning_from_code
+from agent.core.mdc import CODE_OF_LEAD, ECG_ELEC_POTL, MCL_ID, V_ID
 from agent.metrics import Metrics
 
 _TRANSPORT = "replay"
@@ -41,18 +41,12 @@ class Recording:
         return len(self.values[0]) / self.rate
 
 
-_CODES = {
-    meaning.lead: code
-    for code in range(ECG_ELEC_POTL, ECG_ELEC_POTL + 65)
-    if (meaning := meaning_from_code(code)) is not None and meaning.lead is not None and not meaning.derived
-}
-
 # What the databases call their channels. V and MCL are ECG, but where on the chest is not told: no lead of the twelve.
 _ECG_NAMES: dict[str, tuple[Lead | None, int]] = {
-    **{lead.upper(): (lead, _CODES[lead]) for lead in Lead},
-    "MLII": (Lead.II, _CODES[Lead.II]),  # modified lead II, torso electrodes: what a monitor sends as II
-    "V": (None, ECG_ELEC_POTL + 67),
-    "MCL": (None, ECG_ELEC_POTL + 75),
+    **{lead.upper(): (lead, CODE_OF_LEAD[lead]) for lead in Lead},
+    "MLII": (Lead.II, CODE_OF_LEAD[Lead.II]),  # modified lead II, torso electrodes: what a monitor sends as II
+    "V": (None, ECG_ELEC_POTL + V_ID),
+    "MCL": (None, ECG_ELEC_POTL + MCL_ID),
 }
 _WAVES: dict[str, tuple[ChannelKind, int]] = {
     "PLETH": (ChannelKind.PLETH, 150452),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from agent.core.ecg import LEADS, ChannelKind, Lead
-from agent.core.mqtt_block import CODE_OF_LEAD, PayloadError, Reason, channel_of, code_of_lead, ecg_block
+from agent.core.mdc import CODE_OF_LEAD
+from agent.core.mqtt_block import PayloadError, Reason, channel_of, code_of_lead, ecg_block
 
 # ISO/IEEE 11073-10101, as in the reference: 131328 + lead id
 MDC = {
