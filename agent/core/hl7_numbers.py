@@ -91,6 +91,8 @@ def _integers(text: bytes) -> NDArray[np.int64] | None:
     `numpy.fromstring` is the fastest reader there is for them, and takes much that is none: so the form is checked,
     by what may follow what.
     """
+    if not text:
+        return None  # there was a point, and nothing but points
     characters = np.frombuffer(text, np.uint8)
     digit = characters - np.uint8(0x30) < 10  # anything below "0" wraps to far above
     separator = characters == _SEPARATOR

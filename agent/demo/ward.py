@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.core.ecg import Encounter
 from agent.core.mqtt import TopicTemplate
+from agent.core.windowing import WindowingSettings
 from agent.demo.broker import BrokerAddress, BrokerError, broker, free_port
 from agent.demo.monitors import bed_lookup
 from agent.demo.players import DEVICE, PayloadKind, Signal, Tally, play_hl7, play_mqtt
@@ -109,7 +110,9 @@ async def run(options: Options) -> dict[str, object]:
         mqtt_alerts: list[dict[str, object]] = []
         async with asyncio.TaskGroup() as group:
             tally = Tally()
-            begin = time.time() + 1.0
+            # On the windows' grid, so that every demo cuts the same windows; the beds are spread over the second.
+            stride = WindowingSettings().stride
+            begin = (time.time() // stride + 1) * stride
             tasks = [
                 group.create_task(_play(item, begin + index / len(placed), link, hl7_port, tally))
                 for index, item in enumerate(placed)

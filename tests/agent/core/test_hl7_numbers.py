@@ -33,7 +33,24 @@ def test_numbers_are_read_as_float_reads_them(fields: list[list[str]]) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [b"1^x^3", b"1^-^2", b"1^2-3", b"1.2.3", b"--1", b"nan", b"inf^1", b"1_0", b"0x1", b"1,5", b"\xff^1", b"^^\x00"],
+    [
+        b".",
+        b"..",
+        b"-.",
+        b".^.",
+        b"1^x^3",
+        b"1^-^2",
+        b"1^2-3",
+        b"1.2.3",
+        b"--1",
+        b"nan",
+        b"inf^1",
+        b"1_0",
+        b"0x1",
+        b"1,5",
+        b"\xff^1",
+        b"^^\x00",
+    ],
 )
 def test_a_field_that_is_no_array_is_refused_and_its_neighbours_are_not(bad: bytes) -> None:
     first, refused, last = parse_arrays([b"1^2", bad, b"-3.5"]).values
