@@ -76,8 +76,17 @@ async def run(options: Options) -> dict[str, object]:
     """Play the ward until the time is up or SIGINT; the summary.
 
     Raises:
-        DemoError: something that it needs does not start.
+        DemoError: something that it needs does not start, or the agent ended.
     """
+    try:
+        return await _run(options)
+    except ExceptionGroup as failures:  # what is raised beside running tasks comes in a group
+        if (known := failures.subgroup(DemoError)) is None:
+            raise
+        raise known.exceptions[0] from None
+
+
+async def _run(options: Options) -> dict[str, object]:
     data = options.data or Path(os.environ.get("ECG_DATA", Path.cwd().parent / "shared" / "data"))
     try:
         placed = _place(demo_beds(data if data.is_dir() else None), options.beds)
@@ -123,9 +132,12 @@ async def run(options: Options) -> dict[str, object]:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), options.seconds or None)
             if options.screenshot is not None and agent.returncode is None:
-                from agent.demo.screenshot import screenshot
+                from agent.demo.screenshot import ScreenshotError, screenshot
 
-                await screenshot(url, options.screenshot)
+                try:
+                    await screenshot(url, options.screenshot)
+                except ScreenshotError as error:
+                    raise DemoError(str(error)) from error
             summary = await _summary(session, agent, folder)
             for task in tasks:
                 task.cancel()
@@ -260,7 +272,10 @@ async def _play(item: _Placed, begin: float, link: MqttLink, hl7_port: int, tall
         await play_mqtt(link, topic, item.bed, played, kind, begin, tally)
     else:
         patient = Encounter(patient_ids=(f"DEMO{item.bed[-2:]}^^^DEMO^MR",))
-        await play_hl7("127.0.0.1", hl7_port, item.kind, item.bed, played, patient, begin, tally)
+        try:
+            await play_hl7("127.0.0.1", hl7_port, item.kind, item.bed, played, patient, begin, tally)
+        except OSError:  # the agent is gone: `_supervise` ends the demo and says so
+            tally.failed += 1
 
 
 def _introduce(placed: Sequence[_Placed], address: BrokerAddress, url: str) -> None:
