@@ -60,16 +60,3 @@ class SystemdNotifier:
             self._socket.sendto(message.encode(), self._address)
         except (BlockingIOError, FileNotFoundError, ConnectionRefusedError):
             return  # systemd is being restarted, or its buffer is full
-
-
-def watchdog_interval(environment: dict[str, str] | None = None) -> float | None:
-    """Seconds between two `watchdog` calls: half of WATCHDOG_USEC, as sd_watchdog_enabled(3) advises.
-
-    None where the service manager expects none, or expects them of another process.
-    """
-    env = os.environ if environment is None else environment
-    micros = env.get("WATCHDOG_USEC", "")
-    pid = env.get("WATCHDOG_PID", "")
-    if not micros.isdecimal() or int(micros) == 0 or (pid and pid != str(os.getpid())):
-        return None
-    return int(micros) / 2e6

@@ -54,8 +54,6 @@ class Options:
     data: Path | None
     port: int
     screenshot: Path | None = None
-    quiet: bool = False
-    """Print no alert lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ async def _run(options: Options) -> dict[str, object]:
                 group.create_task(_play(item, begin + index / len(placed), link, hl7_port, tally))
                 for index, item in enumerate(placed)
             ]
-            tasks.append(group.create_task(_show(receiver, options.quiet)))
+            tasks.append(group.create_task(_show(receiver)))
             tasks.append(group.create_task(_listen(listener, mqtt_alerts)))
             tasks.append(group.create_task(_supervise(agent, stop)))
             with suppress(TimeoutError):
@@ -290,11 +288,10 @@ def _introduce(placed: Sequence[_Placed], address: BrokerAddress, url: str) -> N
     print(f"Look at {url} . Alerts as the receivers get them:", flush=True)
 
 
-async def _show(receiver: Receiver, quiet: bool) -> None:
+async def _show(receiver: Receiver) -> None:
     while True:
         alert = await receiver.next()
-        if not quiet:
-            print(f"  HL7  {alert}", flush=True)
+        print(f"  HL7  {alert}", flush=True)
 
 
 async def _listen(link: MqttLink, alerts: list[dict[str, object]]) -> None:

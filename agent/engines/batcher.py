@@ -151,7 +151,7 @@ class Batcher:
                 f"the engine did not start within {self._settings.start_deadline:g} s; "
                 "raise start_deadline if this machine is that slow."
             ) from error
-        except BaseException:
+        except BaseException:  # reason: `__aexit__` never runs after this; raised again
             self._close()
             raise
         self._watch = asyncio.create_task(self._watch_deadline(), name="engine-deadline")

@@ -142,7 +142,7 @@ class Outbox:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
         try:
             await self._call(self._open)
-        except BaseException:
+        except BaseException:  # reason: `__aexit__` never runs after this; raised again
             self._thread.shutdown()
             raise
         for event in self._events.values():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 from pathlib import Path
 
 import pytest
 
-from agent.systemd_notify import SystemdNotifier, watchdog_interval
+from agent.systemd_notify import SystemdNotifier
 
 
 def _server(address: str) -> socket.socket:
@@ -48,11 +47,3 @@ def test_a_missing_or_full_socket_never_blocks(tmp_path: Path) -> None:
     with _server(path), SystemdNotifier(path) as systemd:
         for _ in range(2000):
             systemd.watchdog()
-
-
-def test_watchdog_interval() -> None:
-    assert watchdog_interval({}) is None
-    assert watchdog_interval({"WATCHDOG_USEC": "30000000"}) == 15.0
-    assert watchdog_interval({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}) == 15.0
-    assert watchdog_interval({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}) is None
-    assert watchdog_interval({"WATCHDOG_USEC": "soon"}) is None
