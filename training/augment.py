@@ -1,4 +1,4 @@
-"""What a bedside does to an ECG: fewer leads, other amplitudes, noise. Batches are network input (B, 12, T)."""
+"""What a bedside does to an ECG: fewer leads, other amplitudes, noise. Batches are in mV (B, 12, T)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from agent.core.ecg import LEADS, FloatArray, Lead
 
-COUNTS_PER_MV = 1 / 0.0048
 CHEST = tuple(i for i, lead in enumerate(LEADS) if lead.value.startswith("V"))
 LIMB = tuple(i for i in range(len(LEADS)) if i not in CHEST)
 II = LEADS.index(Lead.II)
@@ -53,8 +52,8 @@ def disturb(x: FloatArray, rng: np.random.Generator, rate: float) -> None:
     there = np.any(x != 0, axis=2, keepdims=True)
     x *= np.exp(rng.normal(0, 0.1, (b, 1, 1)) + rng.normal(0, 0.05, (b, leads, 1))).astype(np.float32)
     # White noise up to 0.04 mV rms in half of the windows, wander of 0.3 to 1 Hz up to 0.15 mV in a third.
-    level = COUNTS_PER_MV * 0.04 * rng.random((b, 1, 1)) ** 2 * (rng.random((b, 1, 1)) < 0.5)
+    level = 0.04 * rng.random((b, 1, 1)) ** 2 * (rng.random((b, 1, 1)) < 0.5)
     x += there * (level.astype(np.float32) * rng.standard_normal((b, leads, t), np.float32))
-    size = COUNTS_PER_MV * 0.15 * rng.random((b, leads, 1)) * (rng.random((b, 1, 1)) < 0.33)
+    size = 0.15 * rng.random((b, leads, 1)) * (rng.random((b, 1, 1)) < 0.33)
     phase = 2 * np.pi * (rng.uniform(0.3, 1.0, (b, 1, 1)) * np.arange(t) / rate + rng.random((b, 1, 1)))
     x += there * (size * np.sin(phase)).astype(np.float32)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, LABELS
 from training.bundle import as_plain, write_bundle
-from training.compile import LICENCES, golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
-from training.data import WindowTable, prepare_all
+from training.commands import data
+from training.compile import golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
+from training.data import WindowTable
 from training.evaluate import POOLED, Score, groups, score_all
 from training.inference import Network, convert, samples_of
 from training.loop import State, load, train
@@ -25,8 +26,9 @@ from training.recipes import RECIPES, Recipe
 from training.thresholds import Persistence, Replay, rules
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+app.add_typer(data.app)
 
-Data = Annotated[Path, typer.Option(help="Folder that holds ptbxl500, cinc2021_mix, mitdb and cpsc2021_af.")]
+Dataset = Annotated[Path, typer.Option(help="Folder that deepecg-train prepare has written.")]
 Output = Annotated[Path, typer.Argument(help="Folder of the run: checkpoints, figures, thresholds.")]
 RecipeName = Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads.")]
@@ -56,22 +58,6 @@ def _recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise CommandError(f"there is no recipe {name!r}; take one of {', '.join(RECIPES)}")
     return RECIPES[name]()
-
-
-def _table(data: Path, output: Path) -> WindowTable:
-    """The prepared windows of ``output``, made first where they are not there."""
-    cache = output / "windows"
-    try:
-        return WindowTable.load(cache)
-    except FileNotFoundError:
-        if missing := [source for source in LICENCES if not (data / source).is_dir()]:
-            raise CommandError(
-                f"no {', '.join(missing)} in {data}; name the folder that holds them with --data"
-            ) from None
-        typer.echo(f"preparing windows of {data} (about half a minute) …", err=True)
-        about = prepare_all(data, cache, sources=tuple(LICENCES))
-        typer.echo(json.dumps({key: about[key] for key in ("recordings", "patients", "windows", "rejected")}), err=True)
-        return WindowTable.load(cache)
 
 
 def _weights(output: Path, name: str, recipe: Recipe) -> State:
@@ -122,7 +108,7 @@ def _unseen(
 @app.command(name="train")
 def train_command(
     output: Output,
-    data: Data,
+    dataset: Dataset,
     recipe: RecipeName = "demo",
     run: Annotated[str, typer.Option(help="Comma-separated: fold numbers, or 'all' for the weights that ship.")] = "",
     resume: Annotated[bool, typer.Option(help="Go on from checkpoints that are there.")] = True,
@@ -130,7 +116,7 @@ def train_command(
 ) -> None:
     """Train the folds' networks and the one that ships (all patients but the held-out ones)."""
     chosen = _recipe(recipe)
-    table = _table(data, output)
+    table = WindowTable.open(dataset)
     folds = table.folds(chosen.folds)
     runs = [name.strip() for name in run.split(",") if name.strip()] or [*map(str, range(chosen.folds)), WHOLE]
     for name in runs:
@@ -146,10 +132,10 @@ def train_command(
 
 
 @app.command()
-def evaluate(output: Output, data: Data, recipe: RecipeName = "demo", threads: Threads = 2) -> None:
+def evaluate(output: Output, dataset: Dataset, recipe: RecipeName = "demo", threads: Threads = 2) -> None:
     """Score every patient by the network that never saw that patient; print and keep the figures."""
     chosen = _recipe(recipe)
-    table = _table(data, output)
+    table = WindowTable.open(dataset)
     folds = np.where(trained_on(table), table.folds(chosen.folds), -1)
     probabilities = np.full((len(table), len(LABELS)), np.nan, np.float32)
     for fold in range(chosen.folds):
@@ -171,9 +157,9 @@ def evaluate(output: Output, data: Data, recipe: RecipeName = "demo", threads: T
 
 
 @app.command()
-def thresholds(output: Output, data: Data) -> None:
+def thresholds(output: Output, dataset: Dataset) -> None:
     """Choose alert thresholds on continuous recordings of unseen patients; print and keep them."""
-    table = _table(data, output)
+    table = WindowTable.open(dataset)
     scores = _scores(output)[POOLED]
     probabilities = np.load(output / UNSEEN, allow_pickle=False)
     evident = [
@@ -202,13 +188,13 @@ def thresholds(output: Output, data: Data) -> None:
 def compile_command(
     output: Output,
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle; replaced if it is there.")],
-    data: Data,
+    dataset: Dataset,
     recipe: RecipeName = "demo",
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
 ) -> None:
     """Compile the run on all patients into an engine bundle with its evidence and thresholds."""
     chosen = _recipe(recipe)
-    table = _table(data, output)
+    table = WindowTable.open(dataset)
     by_group = _scores(output)
     scores = by_group[POOLED]
     replays = {
@@ -224,7 +210,7 @@ def compile_command(
         identity_of(version),
         training,
         readme_of(training, by_group, replays),
-        preprocessing=table.preprocessing,
+        preprocessing=table.network_preprocessing,
     )
     size = sum(entry.size for entry in manifest.files.values())
     typer.echo(f"{bundle}: {manifest.model_id}, {size / 1e6:.1f} MB, parity {manifest.engines[0].parity:.1e}")

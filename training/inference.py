@@ -59,11 +59,12 @@ class Network:
     ) -> FloatArray:
         """Probabilities (len(index), L) of these windows of the table."""
         out = []
+        gain = np.float32(table.network_preprocessing.gain)
         for first in tqdm(
             range(0, len(index), batch), desc="predict", unit="batch", disable=not progress, mininterval=5
         ):
             x, _ = table.batch(index[first : first + batch])
-            out.append(self.infer(x))
+            out.append(self.infer(x * gain))
         return (
             np.concatenate(out)
             if out

@@ -76,15 +76,15 @@ class Batches:
         known = use & np.any(table.labels >= 0, axis=1)
         self.groups = [np.flatnonzero(known & group) for group in (~table.continuous, table.continuous)]
         if not any(len(group) for group in self.groups):
-            raise ValueError("no labelled window to train on; look at rejected.json beside the prepared windows")
+            raise ValueError("no labelled window to train on; see what deepecg-train describe says of the dataset")
         self.chances = [
             sampling_weights(table.labels[group], table.patient[group], recipe.emphasis) if len(group) else None
             for group in self.groups
         ]
-        self.rate = table.preprocessing.rate
+        self.preprocessing = table.network_preprocessing
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """(B, 12, T) float32 and (B, L) int8 of one step."""
+        """Network input (B, 12, T) float32 and labels (B, L) int8 of one step."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, step])
         first = round(recipe.batch * recipe.twelve_lead_share)
@@ -101,14 +101,15 @@ class Batches:
         x, _ = self.table.batch(chosen)
         labels = self.table.labels[chosen].copy()
         if step < recipe.short_share * recipe.steps:
-            t = round(recipe.short_seconds * self.rate)
+            t = round(recipe.short_seconds * self.preprocessing.rate)
             starts = rng.integers(0, x.shape[2] - t + 1, len(x))
             x = np.stack([window[:, s : s + t] for window, s in zip(x, starts, strict=True)])
             part = labels[:, TRANSIENT]
             labels[:, TRANSIENT] = np.where(part == 1, -1, part)
         if recipe.augment:
             reduce_leads(x, rng)
-            disturb(x, rng, self.rate)
+            disturb(x, rng, self.preprocessing.rate)
+        x *= np.float32(self.preprocessing.gain)
         return torch.from_numpy(x), torch.from_numpy(labels)
 
 

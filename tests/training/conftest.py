@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.core.filters import Preprocessing
 from agent.core.labels import LABELS, index_of
 from training.data import WindowTable
 
@@ -21,26 +20,24 @@ def small_table() -> WindowTable:
     mask[continuous] = np.isin(np.arange(12), (1, 6))
     af = (np.arange(n) // 3) % 4 == 0
     time = np.arange(t) / 250
-    rows = [
-        200 * np.sin(2 * np.pi * (5 if af[i] else 1) * time + rng.uniform(0, 6)) + rng.normal(0, 10, t)
-        for i in range(n)
-        for _ in range(mask[i].sum())
-    ]
+    signals = np.zeros((n, 12, t), np.float32)
+    for i in range(n):
+        for lead in np.flatnonzero(mask[i]):
+            wave = np.sin(2 * np.pi * (5 if af[i] else 1) * time + rng.uniform(0, 6))
+            signals[i, lead] = 0.96 * wave + rng.normal(0, 0.048, t)
     labels = np.full((n, len(LABELS)), -1, np.int8)
     labels[:, index_of("Afib")] = af
     labels[:, index_of("Sinusal")] = ~af
     labels[:, index_of("Premature ventricular complex")] = rng.integers(-1, 2, n)
-    return WindowTable(
+    return WindowTable.in_memory(
+        signals,
+        mask,
+        labels,
+        patient,
         sources=("ptbxl500", "mitdb"),
-        preprocessing=Preprocessing(seconds=2.0),
-        rows=np.array(rows, np.float16),
-        first_row=np.concatenate([[0], np.cumsum(mask.sum(axis=1))[:-1]]).astype(np.int64),
-        lead_mask=mask,
-        source=continuous.astype(np.int8),
-        record=patient,
-        patient=patient,
-        start=np.tile(np.arange(3, dtype=np.float32) * 5, n // 3),
-        labels=labels,
+        source=continuous.astype(np.int16),
         continuous=continuous,
         held_out=patient == "p19",
+        age=np.where(np.arange(n) % 10 == 0, np.nan, 30.0 + np.arange(n)).astype(np.float32),
+        sex=np.array(["M", "F", ""])[np.arange(n) // 3 % 3],
     )

@@ -23,7 +23,7 @@ KEEP = {
 
 @pytest.fixture(scope="module")
 def few(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with a few records of each source."""
+    """A dataset of a few records of each source."""
     folder = tmp_path_factory.mktemp("data")
     for source, names in KEEP.items():
         place = folder / source / ("records500" if source == "ptbxl500" else "")
@@ -33,12 +33,14 @@ def few(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             for path in there.glob(f"{name}[._]*"):
                 (place / path.name).symlink_to(path)
     shutil.copy(data_dir / "ptbxl500" / "ptbxl_database.csv", folder / "ptbxl500")
-    return folder
+    result = CliRunner().invoke(app, ["prepare", str(folder / "dataset"), str(folder)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return folder / "dataset"
 
 
 @pytest.mark.data
 def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
-    run, bundle, options = str(tmp_path / "run"), tmp_path / "bundle", ["--data", str(few), "--recipe", "smoke"]
+    run, bundle, options = str(tmp_path / "run"), tmp_path / "bundle", ["--dataset", str(few), "--recipe", "smoke"]
     runner = CliRunner()
 
     def call(*arguments: str) -> str:
@@ -53,7 +55,7 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
     scored = np.isfinite(unseen).all(axis=1)
     assert scored.any()
     assert not np.isfinite(unseen[~scored]).any()
-    call("thresholds", run, "--data", str(few))
+    call("thresholds", run, "--dataset", str(few))
     assert json.loads((tmp_path / "run" / "thresholds.json").read_text()) == {}, "too few patients for a rule"
     out = call("compile", run, str(bundle), *options, "--version", "0.0.1")
     assert "deepecg-sl-demo/0.0.1" in out
@@ -68,13 +70,13 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (
-            ["train", "{run}", "--data", "{data}", "--recipe", "none"],
+            ["train", "{run}", "--dataset", "{data}", "--recipe", "none"],
             "there is no recipe 'none'; take one of demo, smoke",
         ),
-        (["train", "{run}", "--data", "/nowhere"], "name the folder that holds them"),
-        (["thresholds", "{run}", "--data", "{data}"], "run: deepecg-train evaluate"),
-        (["compile", "{run}", "{run}/b", "--data", "{data}"], "run: deepecg-train evaluate"),
-        (["train", "{run}", "--data", "{data}", "--recipe", "smoke", "--run", "7"], "there is no fold '7'"),
+        (["train", "{run}", "--dataset", "/nowhere"], "run: deepecg-train prepare /nowhere FOLDER"),
+        (["thresholds", "{run}", "--dataset", "{data}"], "run: deepecg-train evaluate"),
+        (["compile", "{run}", "{run}/b", "--dataset", "{data}"], "run: deepecg-train evaluate"),
+        (["train", "{run}", "--dataset", "{data}", "--recipe", "smoke", "--run", "7"], "there is no fold '7'"),
     ],
 )
 def test_errors_are_one_sentence(

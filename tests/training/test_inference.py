@@ -34,7 +34,9 @@ def test_predictions_come_in_the_order_asked_for(network: tuple[DeepECGSL, Netwo
     found = served.predict(small_table, index, batch=3)
     assert found.shape == (4, 77)
     for row, i in zip(found, index, strict=True):
-        np.testing.assert_allclose(row, served.infer(small_table.batch(np.array([i]))[0])[0], atol=1e-6)
+        np.testing.assert_allclose(
+            row, served.infer(small_table.batch(np.array([i]))[0] * np.float32(1 / 0.0048))[0], atol=1e-6
+        )
 
 
 def test_nothing_asked_is_nothing_predicted(network: tuple[DeepECGSL, Network], small_table: WindowTable) -> None:

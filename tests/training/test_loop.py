@@ -96,7 +96,7 @@ def test_the_loop_learns(small_table: WindowTable, tmp_path: Path) -> None:
     index = np.flatnonzero(use)
     x, _ = small_table.batch(index)
     with torch.no_grad():
-        logits = net.eval()(torch.from_numpy(x)).numpy()[:, index_of("Afib")]
+        logits = net.eval()(torch.from_numpy(x / np.float32(0.0048))).numpy()[:, index_of("Afib")]
     there = small_table.labels[index, index_of("Afib")] == 1
     assert logits[there].mean() > logits[~there].mean() + 0.5
 

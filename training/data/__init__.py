@@ -1,44 +1,44 @@
-"""Open recordings in, prepared windows with labels out.
+"""Recordings of any archive in, prepared windows with labels out.
 
 The public interface::
 
-    from training.data import WindowTable, prepare_all
+    from training.data import Settings, WindowTable, find_sources, prepare
 
-    prepare_all(data, cache)             # once: reads data/{ptbxl500,cinc2021_mix,mitdb,cpsc2021_af,cinc2015_alarms}
-    table = WindowTable.load(cache)
-    x, mask = table.batch(index)         # (B, 12, 2500) float32 network input; (B, 12) leads that are in it
-    table.labels[index]                  # (B, 77) int8 in SL order: 1, 0, -1 = unknown (mask it out)
-    table.folds(5)                       # fold by patient; -1 = held out for the demo: never train on it
-    table.continuous & (table.labels[:, k] == 0)     # windows in which an alert of label k would be false, 5 s each
+    deepecg-train prepare DATASET FOLDER        # once: reads, checks, finds copies, cuts, preprocesses, writes
+    table = WindowTable.open(dataset)
+    x, mask = table.batch(index)                # (B, 12, 2500) float32 in mV; (B, 12) leads that are in it
+    x *= table.network_preprocessing.gain       # now network input
+    table.labels[index]                         # (B, 77) int8 in SL order: 1, 0, -1 = unknown (mask it out)
+    table.targets["lvef"][index]                # (B,) float32 of another task, NaN = unknown
+    table.folds(5)                              # fold by patient; -1 = held out for the demo: never train on it
+    table.continuous & (table.labels[:, k] == 0)    # windows in which an alert of label k would be false
 
-``cache/evidence.json`` has the positive and negative patients of every label (held-out ones left out),
-``cache/rejected.json`` every recording that is not used, with its reason. `PROXIES` tells what the labels stand on that
-no source names in so many words, `LICENCES` what the sources may be used for. ``fold_of(patient, n)`` is the one split.
+``DATASET/table.sqlite`` has all of it and the recordings that were refused (see `training.data.store`). `PROXIES` tells
+what the labels stand on that no source names in so many words, ``table.licence`` what the sources may be used for.
+``fold_of(patient, n)`` is the one split.
 """
 
 from training.data.codes import PROXIES
-from training.data.readers import LICENCES, READERS
-from training.data.recording import Recording, Rejected, fold_of
-from training.data.table import WindowTable, evidence_counts, prepare_all
-from training.data.windows import (
-    STEP_SECONDS,
-    prepare_windows,
-    recordings,
-    window_labels,
-    window_starts,
-)
+from training.data.prepare import Settings, prepare, recordings
+from training.data.readers import FORMATS, find_sources
+from training.data.recording import Licence, Recording, Rejected, Source, fold_of
+from training.data.table import WindowTable, evidence_counts
+from training.data.windows import STEP_SECONDS, prepare_windows, window_labels, window_starts
 
 __all__ = [
-    "LICENCES",
+    "FORMATS",
     "PROXIES",
-    "READERS",
     "STEP_SECONDS",
+    "Licence",
     "Recording",
     "Rejected",
+    "Settings",
+    "Source",
     "WindowTable",
     "evidence_counts",
+    "find_sources",
     "fold_of",
-    "prepare_all",
+    "prepare",
     "prepare_windows",
     "recordings",
     "window_labels",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +20,11 @@ Labels: TypeAlias = NDArray[np.int8]
 """(77,) in the order of ``LABELS``: 1 = there, 0 = not there, -1 = unknown (masked out of loss and figures)."""
 
 UNKNOWN = -1
+
+
+def unknown_labels() -> Labels:
+    """(77,) of unknown."""
+    return np.full(len(LABELS), UNKNOWN, np.int8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ class Annotations:
     """(n_beats,) seconds."""
     beat_symbols: tuple[str, ...]
     """MIT beat codes, one per time: ``N``, ``V``, ``A`` …"""
+    rule: Callable[[Annotations, float, float], Labels]
+    """What these annotators' marks say of the window from a second on that lasts so many seconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,8 +67,14 @@ class Recording:
     """In the order of the rows of ``signal``; a subset of the twelve, each once."""
     signal: FloatArray
     """(len(leads), n) in mV; NaN = invalid."""
-    labels: Labels
+    labels: Labels = field(default_factory=unknown_labels)
     """Of the whole recording; all unknown where ``annotations`` say it window by window."""
+    site: str = ""
+    """Hospital, collection or device group within the source; empty where not told."""
+    report: str = ""
+    """Free text of the report, in its own language; empty where there is none."""
+    targets: Mapping[str, float] = field(default_factory=dict)
+    """Other tasks' truth by name: ``lvef`` (percent), ``af_5y``, ``lqts``, ``lqts_type``, ``brugada`` …"""
     annotations: Annotations | None = None
     continuous: bool = False
     """Bedside or Holter recording: its label-free hours count towards false alerts per bed-day."""
@@ -88,13 +104,53 @@ class Rejected:
     source: str
     record: str
     reason: str
-    """snake_case: ``duplicate``, ``too_short``, ``flat``, ``invalid``, ``no_leads``, ``unreadable``."""
+    """``unreadable``, ``no_leads``, ``rate``, ``too_short``, ``invalid``, ``units``, ``flat``, ``leads`` or
+    ``duplicate``."""
     detail: str = ""
+    """One sentence for a person, without patient data."""
 
 
-def unknown_labels() -> Labels:
-    """(77,) of unknown."""
-    return np.full(len(LABELS), UNKNOWN, np.int8)
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A recording that is known by name and not read yet.
+
+    Readers yield these, so that what an earlier run has already written can be passed over without reading it.
+    """
+
+    record: str
+    load: Callable[[], Recording | Rejected]
+
+
+Pendings: TypeAlias = Iterator[Pending]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A folder of recordings of one format."""
+
+    name: str
+    """Its name in the table."""
+    format: str
+    """Key of ``FORMATS``."""
+    folder: Path
+    salt: bytes = field(default=b"", repr=False)
+    """Of the dataset; needed by formats that hold real patients' identifiers."""
+
+    def pseudonym(self, identifier: str) -> str:
+        """A patient's name in the table from the hospital's identifier: keyed, so that nobody can try all numbers.
+
+        The same person has the same name in every source of the dataset.
+        """
+        return "p/" + hmac.new(self.salt, identifier.strip().encode(), hashlib.sha256).hexdigest()[:20]
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """What a source may be used for."""
+
+    text: str
+    share_alike: bool = False
+    """What is made of it must be passed on under the same licence: keep it out of weights that ship."""
 
 
 def set_labels(labels: Labels, value: int, *names: str) -> None:

@@ -1,0 +1,141 @@
+"""From archives to a dataset, one recording at a time: read, check, fingerprint, cut, preprocess, write."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from agent.core.filters import Preprocessing
+from training.data.checks import check
+from training.data.duplicates import fingerprint
+from training.data.readers import FORMATS
+from training.data.recording import Pending, Recording, Rejected, Source
+from training.data.store import Store, salt_of
+from training.data.windows import STEP_SECONDS, prepare_windows
+
+MILLIVOLTS = 1.0
+"""Gain of a dataset's preprocessing: the table is in mV, the network's own gain comes after it."""
+
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ArithmeticError)
+"""What the libraries raise at a damaged file, SyntaxError (XML) apart, which readers turn into ValueError: such a file
+is listed as unreadable, and the next is read. MemoryError and the like end the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a dataset depends on beside its sources."""
+
+    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(gain=MILLIVOLTS))
+    step: float = STEP_SECONDS
+    """Seconds from one window of a long recording to the next."""
+    labels_from_reports: bool = False
+    """Fill labels that a source leaves unknown from its reports' text."""
+
+
+def prepare(
+    dataset: Path, sources: Iterable[Source], settings: Settings, *, progress: bool = True
+) -> Mapping[str, int]:
+    """Write the dataset, or go on with one that was interrupted; how many recordings came to what end in this run.
+
+    Recordings are taken one by one, so memory does not grow with the archive. The outcome depends on the sources and
+    the settings alone, however often the run was killed.
+
+    Raises:
+        ValueError: the settings make no window, two sources have one name, or the dataset was begun with others.
+        FileNotFoundError: a source's folder does not exist.
+    """
+    sources = tuple(sources)
+    _validate(sources, settings)
+    if any(FORMATS[source.format].personal for source in sources):
+        salt = salt_of(dataset)
+        sources = tuple(replace(source, salt=salt) for source in sources)
+    p = settings.preprocessing
+    about = {
+        "preprocessing": p.model_dump(mode="json"),
+        "step": settings.step,
+        "labels_from_reports": settings.labels_from_reports,
+        "sources": [[source.name, source.format] for source in sources],
+    }
+    outcome: Counter[str] = Counter()
+    licences = {source: FORMATS[source.format].licence for source in sources}
+    with Store(dataset, round(p.rate * p.seconds), about, licences) as store:
+        if store.complete:
+            store.tidy()
+            return outcome
+        for number, source in islice(enumerate(sources), store.source, None):
+            taken = store.taken if number == store.source else 0
+            pending = islice(FORMATS[source.format].read(source), taken, None)
+            bar = tqdm(pending, source.name, initial=taken, unit="rec", mininterval=5, disable=not progress)
+            for count, one in enumerate(bar, start=taken + 1):
+                outcome[_take(store, source, one, settings)] += 1
+                store.done(number, count)
+        store.finish(len(sources))
+    return outcome
+
+
+def _validate(sources: tuple[Source, ...], settings: Settings) -> None:
+    names = Counter(source.name for source in sources)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"two sources are called {twice[0]!r}; give one another name: --source NAME:FORMAT=FOLDER")
+    for source in sources:
+        if source.format not in FORMATS:
+            raise ValueError(f"there is no format {source.format!r}; take one of {', '.join(FORMATS)}")
+        if not source.folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {source.folder}")
+    if settings.step <= 0:
+        raise ValueError("the step between two windows must be more than 0 s")
+    if settings.preprocessing.gain != MILLIVOLTS:
+        raise ValueError("a dataset is in mV: its preprocessing has the gain 1")
+
+
+def _take(store: Store, source: Source, pending: Pending, settings: Settings) -> str:
+    """Bring one recording into the store; ``used``, or the reason why not."""
+    item = load(source, pending)
+    p = settings.preprocessing
+    if isinstance(item, Recording):
+        item = check(item, p.seconds) or item
+    if isinstance(item, Recording) and (print_ := fingerprint(item)) is not None:
+        first = store.prints.first_like(print_)
+        store.prints.add(item, print_)
+        if first is not None:
+            store.prints.same_person(first.patient, item.patient)
+            item = Rejected(item.source, item.record, "duplicate", f"same signal as {first.name}")
+    if isinstance(item, Rejected):
+        store.reject(item)
+        return item.reason
+    if settings.labels_from_reports and item.report:
+        item = _with_report(item)
+    store.add(item)
+    for window in prepare_windows(item, p, settings.step):
+        store.add_window(window)
+    return "used"
+
+
+def load(source: Source, pending: Pending) -> Recording | Rejected:
+    """Read a recording; a file that cannot be read is a reason, not an end."""
+    try:
+        return pending.load()
+    except UNREADABLE as error:
+        # The text of a library's error may quote a vendor's file: of those only our own sentences (ValueError) go on.
+        told = str(error) if isinstance(error, ValueError) or not FORMATS[source.format].personal else ""
+        return Rejected(source.name, pending.record, "unreadable", f"{type(error).__name__}: {told}"[:300])
+
+
+def recordings(source: Source, seconds: float = 10.0) -> Iterator[Recording | Rejected]:
+    """Every usable recording of a source, and every unusable one with the reason; duplicates are not looked for."""
+    for pending in FORMATS[source.format].read(source):
+        item = load(source, pending)
+        yield item if isinstance(item, Rejected) else check(item, seconds) or item
+
+
+def _with_report(recording: Recording) -> Recording:
+    from training.labels import labels_of_report
+
+    labels = np.where(recording.labels < 0, labels_of_report(recording.report), recording.labels)
+    return replace(recording, labels=labels.astype(np.int8))
