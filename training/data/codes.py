@@ -241,6 +241,8 @@ SNOMED_EXPRESSIBLE: Mapping[str, frozenset[str]] = {
     "A": frozenset({AF, AVB1, LBBB, RBBB, PAC, PVC}),
     # CPSC extra: the classes that the nine did not cover, incompletely said; what is absent stays unknown.
     "Q": frozenset(),
+    "I": frozenset(),  # St Petersburg INCART: half-hours of which the header names what is somewhere in them
+    "S": frozenset(),  # PTB: diagnoses of the patient, not statements of the recording
     "HR": SCP_EXPRESSIBLE,  # PTB-XL: the challenge translated its SCP statements
     "E": _FULL_VOCABULARY | {IRREGULAR},  # Georgia
     "JS": _FULL_VOCABULARY | {IRREGULAR},  # Chapman-Shaoxing and Ningbo

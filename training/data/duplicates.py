@@ -30,7 +30,9 @@ SAME = 0.995
 _RATE = 100
 _SECONDS = 9
 _LEADS = (Lead.I, Lead.II, Lead.V2)
-_SLOPES = len(_LEADS) * (_RATE * _SECONDS - 1)
+_EDGE = 10
+"""Samples at 100 Hz that the resampling filter's end reaches: there a lead's offset would count."""
+_SLOPES = len(_LEADS) * (_RATE * _SECONDS - 1 - 2 * _EDGE)
 _BANDS, _PLANES = 16, 24
 
 SCHEMA = """
@@ -53,7 +55,7 @@ class Known:
 
 
 def fingerprint(recording: Recording) -> FloatArray | None:
-    """(2697,) slopes of leads I, II and V2 over the first nine seconds, of unit length; None where they lack.
+    """(2637,) slopes of leads I, II and V2 over the first nine seconds, of unit length; None where they lack.
 
     Slopes, so that a baseline or a high-pass in one copy does not matter; unit length, so that a scale does not.
     Continuous recordings have none.
@@ -64,7 +66,7 @@ def fingerprint(recording: Recording) -> FloatArray | None:
     if not np.isfinite(rows).all():
         return None
     slow = resample_poly(rows.astype(np.float64), _RATE, round(recording.rate), axis=1)
-    slope = np.diff(slow, axis=1).ravel()
+    slope = np.diff(slow[:, _EDGE:-_EDGE], axis=1).ravel()
     norm = float(np.linalg.norm(slope))
     return (slope / norm).astype(np.float32) if norm > 0 else None
 
@@ -119,11 +121,13 @@ class Fingerprints:
 
 
 def finish(database: sqlite3.Connection) -> None:
-    """Give every person one name in the table of recordings."""
+    """Give every person one name in the table of recordings, and hold out all of a demonstration patient's."""
     database.execute(
         "UPDATE record SET patient = (SELECT same FROM alias WHERE alias.patient = record.patient) "
         "WHERE patient IN (SELECT patient FROM alias)"
     )
+    held_out = [(patient,) for patient in sorted(DEMONSTRATION_PATIENTS)]
+    database.executemany("UPDATE record SET held_out = 1 WHERE patient = ?", held_out)
 
 
 @lru_cache(maxsize=1)

@@ -234,9 +234,18 @@ class Store:
         self.tidy()
 
     def tidy(self) -> None:
-        """Give the space of the dropped tables back; also after a run that was killed just before it."""
-        if self._database.execute("PRAGMA freelist_count").fetchone()[0]:
-            self._database.execute("VACUUM")
-        self._database.execute("PRAGMA journal_mode = DELETE")
+        """Write the table anew as a plain file, the same to the byte however it came about, and close it.
+
+        Nothing happens if that is done already; a run that was killed just before it comes here again.
+        """
+        if self._database.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+            new = self.folder / f"{TABLE}.new"
+            new.unlink(missing_ok=True)
+            self._database.execute("VACUUM INTO ?", (str(new),))
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._database.close()
+            for rest in ("-wal", "-shm"):  # first, lest an old log be played into the new file
+                (self.folder / f"{TABLE}{rest}").unlink(missing_ok=True)
+            new.replace(self.folder / TABLE)
         for stray in (self.folder / SHARDS).glob("*.new"):
             stray.unlink()

@@ -9,7 +9,7 @@ import pytest
 
 from agent.core.labels import index_of
 from training.data.annotations import cpsc2021_labels, mitdb_labels
-from training.data.recording import Annotations, Labels, Span
+from training.data.recording import Annotations, Labels, Recording, Source, Span
 
 
 def at(labels: Labels, name: str) -> int:
@@ -19,7 +19,7 @@ def at(labels: Labels, name: str) -> int:
 def made(spans: list[tuple[float, float, str]], beats: str, interval: float = 0.8, jitter: float = 0.0) -> Annotations:
     times = np.arange(len(beats)) * interval + 0.2
     times += jitter * np.where(np.arange(len(beats)) % 2, 1.0, -1.0)
-    return Annotations(tuple(Span(*span) for span in spans), times, tuple(beats))
+    return Annotations(tuple(Span(*span) for span in spans), times, tuple(beats), mitdb_labels)
 
 
 def test_sinus_rhythm() -> None:
@@ -80,10 +80,11 @@ def test_cpsc_knows_af_and_its_absence_only() -> None:
 
 @pytest.mark.data
 def test_real_spans(data_dir: Path) -> None:
-    from training.data.readers import mitdb
-    from training.data.recording import Recording
+    from training.data.readers.rhythms import mitdb
 
-    record = next(r for r in mitdb(data_dir) if isinstance(r, Recording) and r.record == "202")
+    source = Source("mitdb", "mitdb", data_dir / "mitdb")
+    record = next(p for p in mitdb(source) if p.record == "202").load()
+    assert isinstance(record, Recording)
     annotations = record.annotations
     assert annotations is not None
     assert annotations.spans[0].start == 0.0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from agent.core.demonstration import DEMONSTRATION
 from agent.core.ecg import Lead
-from training.data.recording import Recording, fold_of, unknown_labels
+from training.data.recording import Recording, Source, fold_of
 
 
 def recording(patient: str) -> Recording:
@@ -20,7 +23,6 @@ def recording(patient: str) -> Recording:
         rate=100.0,
         leads=(Lead.II,),
         signal=np.zeros((1, 1000), np.float32),
-        labels=unknown_labels(),
     )
 
 
@@ -37,3 +39,11 @@ def test_demonstration_patients_are_held_out() -> None:
     assert not recording("mitdb/100").held_out
     assert recording("mitdb/100").id == "mitdb/221"
     assert recording("mitdb/100").seconds == 10.0
+
+
+def test_pseudonyms_are_keyed_and_the_same_in_every_source() -> None:
+    a, b = Source("a", "muse", Path("a"), b"key"), Source("b", "dicom", Path("b"), b"key")
+    assert a.pseudonym("4711") == b.pseudonym(" 4711 ") != a.pseudonym("4712")
+    assert a.pseudonym("4711") != replace(a, salt=b"other").pseudonym("4711")
+    assert "4711" not in a.pseudonym("4711")
+    assert "key" not in repr(a)

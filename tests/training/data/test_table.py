@@ -1,8 +1,9 @@
-"""The table on disk: written from real recordings, read back by index."""
+"""The table of a dataset: written from real recordings, read back by index."""
 
 from __future__ import annotations
 
-import json
+import pickle
+import sqlite3
 from itertools import islice
 from pathlib import Path
 from zlib import crc32
@@ -16,39 +17,47 @@ from agent.core.labels import index_of
 from agent.core.leads import LEAD_INDEX, derive
 from agent.core.windowing import Windower, WindowingSettings
 from agent.sources.replay import bed_of, wfdb_samples
-from training.data.readers import cpsc2021
+from training.data import Settings, Source, WindowTable, evidence_counts
+from training.data.prepare import prepare as prepare_dataset
+from training.data.prepare import recordings
 from training.data.recording import Recording
-from training.data.table import WindowTable, prepare_all
 
-pytestmark = pytest.mark.data
+MV = Preprocessing(gain=1.0)
+STEP = 5.1e-4
+"""mV: half of a stored step, and float32."""
 
 
 @pytest.fixture(scope="module")
-def cache(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("windows")
-    prepare_all(data_dir, folder, sources=["cinc2021_mix", "cpsc2021_af"])
+def dataset(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dataset")
+    names = {"cinc2021_mix": "cinc2021", "cpsc2021_af": "cpsc2021"}
+    prepare_dataset(folder, [Source(name, f, data_dir / name) for name, f in names.items()], Settings(), progress=False)
     return folder
 
 
-def test_a_batch_is_what_the_ward_would_feed_the_network(cache: Path, data_dir: Path) -> None:
-    table = WindowTable.load(cache)
+@pytest.mark.data
+def test_a_batch_is_what_the_ward_would_feed_the_network(dataset: Path, data_dir: Path) -> None:
+    table = WindowTable.open(dataset)
     i = int(np.flatnonzero((table.record == "data_8_2") & (table.start == 25.0))[0])
     x, mask = table.batch(np.array([i]))
-    recording = next(r for r in cpsc2021(data_dir) if isinstance(r, Recording) and r.record == "data_8_2")
+    read = recordings(Source("cpsc2021_af", "cpsc2021", data_dir / "cpsc2021_af"))
+    recording = next(r for r in read if isinstance(r, Recording) and r.record == "data_8_2")
     cut = recording.signal[:, 25 * 200 : 35 * 200]
     live, _ = derive({Lead.I: cut[0], Lead.II: cut[1]}, cut.shape[1])
-    expected = prepare(live[None], 200.0, Preprocessing())
+    expected = prepare(live[None], 200.0, table.network_preprocessing)
+    assert table.network_preprocessing == Preprocessing()
     assert [lead for lead, there in zip(LEADS, mask[0], strict=True) if there] == list(LEADS[:6])
-    np.testing.assert_allclose(x, expected, atol=0.5)  # network units of 4.8 µV: the rounding to half precision
+    np.testing.assert_allclose(x * table.network_preprocessing.gain, expected, atol=2 * STEP / 0.0048)
     measured, only = table.batch(np.array([i]), derive=False)
     assert only.sum() == 2
     assert not measured[0, LEAD_INDEX[Lead.III]].any()
     assert table.labels[i, index_of("Afib")] == 1
 
 
-def test_training_windows_are_the_line_s_own(cache: Path, data_dir: Path) -> None:
+@pytest.mark.data
+def test_training_windows_are_the_line_s_own(dataset: Path, data_dir: Path) -> None:
     """The same record replayed through the windower gives the same network input: training sees what serving does."""
-    table = WindowTable.load(cache)
+    table = WindowTable.open(dataset)
     windower = Windower(WindowingSettings())
     start = 1000.0 + crc32(bed_of("data_92_19").encode()) % 5  # on the grid of the record's bed
     blocks = islice(wfdb_samples(data_dir / "cpsc2021_af" / "data_92_19", start=start), 60)
@@ -57,22 +66,14 @@ def test_training_windows_are_the_line_s_own(cache: Path, data_dir: Path) -> Non
     for window in windows:
         i = np.flatnonzero((table.record == "data_92_19") & (np.abs(table.start - (window.start - start)) < 1e-3))
         trained, mask = table.batch(i)
-        live = prepare(window.samples[None], window.rate, Preprocessing())
+        live = prepare(window.samples[None], window.rate, MV)
         assert window.leads == tuple(lead for lead, there in zip(LEADS, mask[0], strict=True) if there)
-        np.testing.assert_allclose(trained, live, atol=0.5)
+        np.testing.assert_allclose(trained, live, atol=2 * STEP)
 
 
-def test_twelve_lead_windows_come_whole_and_in_any_order(cache: Path) -> None:
-    table = WindowTable.load(cache)
-    twelve = np.flatnonzero(table.lead_mask.sum(axis=1) == 12)[:5]
-    x, mask = table.batch(twelve[::-1])
-    assert mask.all()
-    np.testing.assert_array_equal(x[0], np.asarray(table.rows[table.first_row[twelve[-1]] :][:12], np.float32))
-    assert len(table) == len(table.labels) == len(table.start)
-
-
-def test_folds_never_divide_a_patient_and_leave_the_demo_out(cache: Path) -> None:
-    table = WindowTable.load(cache)
+@pytest.mark.data
+def test_folds_never_divide_a_patient_and_leave_the_demo_out(dataset: Path) -> None:
+    table = WindowTable.open(dataset)
     folds = table.folds(5)
     for patient in np.unique(table.patient):
         assert len(np.unique(folds[table.patient == patient])) == 1
@@ -80,15 +81,81 @@ def test_folds_never_divide_a_patient_and_leave_the_demo_out(cache: Path) -> Non
     assert set(np.unique(folds)) == {-1, 0, 1, 2, 3, 4}
 
 
-def test_evidence_counts_leave_the_demo_out(cache: Path) -> None:
-    evidence = json.loads((cache / "evidence.json").read_text("utf-8"))
+@pytest.mark.data
+def test_columns_come_from_the_sources(dataset: Path) -> None:
+    table = WindowTable.open(dataset)
+    assert table.sources == ("cinc2021_mix", "cpsc2021_af")
+    assert not any(licence.share_alike for licence in table.licence)
+    georgia = int(np.flatnonzero(table.record == "E00001")[0])
+    assert (table.sex[georgia], table.site[georgia], table.source[georgia]) == ("F", "E", 0)
+    assert np.isnan(table.age[georgia])
+    assert np.nanmedian(table.age) > 40
+    assert len(table) == len(table.labels) == len(table.start) == len(table.recording)
+    assert len(np.unique(table.recording)) < len(table)
+
+
+@pytest.mark.data
+def test_evidence_counts_leave_the_demo_out(dataset: Path) -> None:
+    evidence = evidence_counts(WindowTable.open(dataset))
     assert evidence["Afib"]["positive_patients_by_source"]["cpsc2021_af"] == 3
     assert evidence["Afib"]["held_out_positive_patients"] == 1
     assert evidence["Afib"]["continuous_negative_hours"] > 0
-    rejected = json.loads((cache / "rejected.json").read_text("utf-8"))
-    assert {entry["reason"] for entry in rejected} <= {"flat", "duplicate", "invalid", "too_short", "no_leads"}
+
+
+@pytest.mark.data
+def test_pandas_reads_one_row_for_each_window(dataset: Path) -> None:
+    import pandas as pd
+
+    with sqlite3.connect(dataset / "table.sqlite") as database:
+        frame = pd.read_sql("SELECT * FROM windows ORDER BY id", database)
+    table = WindowTable.open(dataset)
+    assert frame["record"].tolist() == table.record.tolist()
+    assert np.frombuffer(b"".join(frame["labels"]), np.int8).reshape(-1, 77).tolist() == table.labels.tolist()
+    assert {"age", "sex", "report", "noise", "einthoven", "clipped", "targets"} <= set(frame)
+
+
+def test_a_batch_in_any_order_is_the_windows_one_by_one(tmp_path: Path) -> None:
+    """Twelve leads, two, and one, over three shards, each window of its own height."""
+    rng = np.random.default_rng(0)
+    n, mask = 30, np.zeros((30, 12), bool)
+    mask[::3], mask[1::3, [0, 1]], mask[2::3, 6] = True, True, True
+    signals = np.where(mask[:, :, None], rng.normal(0, 1, (n, 12, 500)), 0).astype(np.float32)
+    whole = WindowTable.in_memory(signals, mask, np.full((n, 77), -1, np.int8), ["p"] * n)
+    shard = np.arange(n) // 10
+    (tmp_path / "shards").mkdir()
+    first = whole.first_row.copy()
+    for k in range(3):
+        end = first[10 * k + 10] if k < 2 else None
+        np.save(tmp_path / "shards" / f"{k:05d}.npy", whole.rows[0][first[10 * k] : end])
+        first[10 * k : 10 * k + 10] -= first[10 * k]
+    from dataclasses import replace
+
+    from training.data.table import Shards
+
+    shards = pickle.loads(pickle.dumps(Shards(tmp_path / "shards")))
+    shards._OPEN = 2  # one fewer than there are
+    table = replace(whole, rows=shards, shard=shard.astype(np.int32), first_row=first)
+    index = rng.permutation(np.r_[np.arange(n), np.arange(n)])
+    x, there = table.batch(index, derive=False)
+    np.testing.assert_allclose(x, signals[index], atol=STEP)
+    assert np.array_equal(there, mask[index])
+    derived, more = table.batch(index)
+    two = mask[index].sum(axis=1) == 2
+    np.testing.assert_allclose(derived[two, 2], x[two, 1] - x[two, 0], atol=1e-6)
+    assert more[two].sum(axis=1).tolist() == [6] * two.sum()
+    assert np.array_equal(derived[~two], x[~two])
+
+
+def test_reports_of_a_table_in_memory() -> None:
+    mask = np.ones((2, 12), bool)
+    table = WindowTable.in_memory(np.zeros((2, 12, 500), np.float32), mask, np.zeros((2, 77), np.int8), ["a", "b"])
+    assert table.reports(np.array([1, 0])) == ["", ""]
+    told = WindowTable.in_memory(
+        np.zeros((2, 12, 500), np.float32), mask, np.zeros((2, 77), np.int8), ["a", "a"], reports=("one", "two")
+    )
+    assert told.reports(np.array([1, 0, 1])) == ["two", "one", "two"]
 
 
 def test_no_table_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="prepare_all"):
-        WindowTable.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="deepecg-train prepare"):
+        WindowTable.open(tmp_path)
