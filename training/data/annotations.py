@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from training.data.codes import (
+from training.data.codes.vocabulary import (
     AF,
     AT,
     BRADY,

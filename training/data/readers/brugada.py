@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from training.data.codes import BRUGADA
+from training.data.codes.vocabulary import BRUGADA
 from training.data.readers.files import rows, table_file
 from training.data.readers.wfdb_records import signals
 from training.data.recording import Pending, Pendings, Recording, Source, set_labels, unknown_labels

@@ -1,4 +1,4 @@
-"""SCP and SNOMED codes as labels: what is there, what is not, what nobody said."""
+"""SCP statements as labels: what is there, what is not, what nobody said."""
 
 from __future__ import annotations
 
@@ -8,16 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.labels import LABEL_NAMES, index_of
-from training.data.codes import (
-    PROXIES,
-    SCP,
-    SCP_EXPRESSIBLE,
-    SCP_INFARCTION,
-    SNOMED,
-    SNOMED_EXPRESSIBLE,
-    from_scp,
-    from_snomed,
-)
+from training.data.codes.scp import SCP, SCP_INFARCTION, from_scp
 from training.data.recording import Labels
 
 
@@ -27,14 +18,6 @@ def said(labels: Labels) -> set[str]:
 
 def at(labels: Labels, name: str) -> int:
     return int(labels[index_of(name)])
-
-
-def test_every_name_in_the_maps_is_a_label() -> None:
-    for meaning in (*SCP.values(), *SNOMED.values()):
-        for name in (*meaning.there, *meaning.leaves_open):
-            index_of(name)
-    for name in (*SCP_EXPRESSIBLE, *PROXIES, *(n for names in SNOMED_EXPRESSIBLE.values() for n in names)):
-        index_of(name)
 
 
 @pytest.mark.data
@@ -102,23 +85,3 @@ def test_axis_column(axis: str, left: int, right: int) -> None:
 def test_stage_of_an_infarction(stage: str, acute: int) -> None:
     assert at(from_scp({"SR": 0.0, "IMI": 100.0}, stages=[stage, ""]), "Acute MI") == acute
     assert at(from_scp({"SR": 0.0, "NORM": 100.0}), "Acute MI") == 0
-
-
-def test_absence_counts_only_where_the_collection_could_say_it() -> None:
-    sinus = ["426783006"]
-    assert at(from_snomed(sinus, "JS"), "Prolonged QT") == 0
-    assert at(from_snomed(sinus, "A"), "Prolonged QT") == -1  # not one of the nine CPSC classes
-    assert at(from_snomed(sinus, "A"), "Afib") == 0
-    assert at(from_snomed(sinus, "Q"), "Afib") == -1
-    assert at(from_snomed(["164889003"], "Q"), "Afib") == 1
-
-
-def test_snomed_conduction_and_unknown_code() -> None:
-    labels = from_snomed(["426177001", "713426002", "270492004", "999"], "E")
-    assert at(labels, "Right bundle branch block") == -1
-    assert {"Sinusal", "Bradycardia", "rSR' in V1-V2", "1st degree AV block"} <= said(labels)
-
-
-def test_unknown_collection_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no rule for records X"):
-        from_snomed([], "X")
