@@ -1,0 +1,355 @@
+"""Labels from a report's words: phrases, what bears on them, and what they say together.
+
+The method is NegEx's (Chapman et al., J Biomed Inform 2001;34:301) as ConText widened it (Harkema et al., J Biomed
+Inform 2009;42:839): cues of negation, uncertainty and history before or after a finding, within their scope; and
+pseudo-cues that look like one ("no change in"). Reports of ECGs are telegraphic, so the scopes here are narrow:
+
+- a cue bears on the nearest finding on its side, over at most `REACH` words and not over the sentence's end, another
+  finding, a new line or a breaking word ("but"); and from there on the rest of a list ("no A, B or C");
+- a comma alone carries no cue ("keine ES, Linksschenkelblock"), unless the list ends with a conjunction;
+- a phrase is taken whole where a shorter one lies within it ("incomplete left bundle branch block").
+
+What is said then becomes labels by the rules of `training.data.codes`, as if codes had said it: a stated rhythm
+excludes the others, atrial fibrillation is irregular, pacing hides what lies beneath.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from agent.core.labels import LABELS, Severity
+from training.data.codes import Meaning, labels_from
+from training.data.codes.vocabulary import RHYTHMS
+from training.data.recording import Labels, set_labels
+from training.labels.findings import FINDINGS, WITHOUT_PHRASE
+from training.labels.lexicon import LANGUAGES, Hit, Lexicon, corrected, languages_of, lexicon
+from training.labels.places import LABELS_BY_REGION, LEADS, REGIONS, labels_at_leads, leads_of
+from training.labels.text import Folded, fold, sentence_ends
+
+Status = Literal["affirmed", "negated", "uncertain", "historical"]
+
+REACH = 4
+"""Words that may stand between a cue and its finding."""
+
+PLACE_REACH = 3
+"""Words that may stand between a wave's change and its leads."""
+
+UNREMARKED = frozenset(
+    {*WITHOUT_PHRASE, "Regular", "Polymorph", "U wave", "ST downslopping", "ST upslopping", "LV pacing"}
+    | {"rSR' in V1-V2", "Regularly irregular", "Q wave (posterior - V7-V9)", "ST elevation (posterior - V7-V8-V9)"}
+)
+"""Labels whose absence a reader does not vouch for: they stay unknown where a report does not name them."""
+
+EXPRESSIBLE = frozenset(label.name for label in LABELS) - UNREMARKED
+"""Labels that a report's author would have named: 0 where a closed report does not."""
+
+NOT_NORMAL = frozenset(label.name for label in LABELS if label.severity is not Severity.NORMAL) - UNREMARKED
+"""Labels that "(otherwise) normal ECG" denies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """One finding in a report."""
+
+    finding: str
+    """Key of `FINDINGS`."""
+    says: tuple[str, ...]
+    """Labels that it names where it is affirmed; the regions' where leads are named."""
+    opens: tuple[str, ...]
+    """Labels on which it bears without naming them."""
+    span: tuple[int, int]
+    """In the report."""
+    text: str
+    """The report there."""
+    language: str
+    status: Status
+    acute: bool
+    """Called acute or new."""
+    phrase: str
+    """As in the dictionary's file."""
+    cues: tuple[str, ...] = ()
+    """The words that made its status, as in the dictionary's file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    start: int
+    end: int
+    leads: tuple[str, ...]
+
+
+def _longest(hits: Sequence[Hit]) -> list[Hit]:
+    """Hits that do not overlap, the longest first, in order; equal ones: findings before cues before places.
+
+    A cue that is found on both sides ("chronisch") becomes one of either side.
+    """
+    ranked = sorted(
+        hits, key=lambda h: (h.start - h.end, h.meaning not in FINDINGS, h.meaning.startswith("@"), h.start)
+    )
+    taken: list[Hit] = []
+    for hit in ranked:
+        same = next((i for i, t in enumerate(taken) if (t.start, t.end) == (hit.start, hit.end)), None)
+        if same is None:
+            if all(hit.end <= other.start or other.end <= hit.start for other in taken):
+                taken.append(hit)
+        elif hit.is_cue and taken[same].kind == hit.kind and taken[same].meaning != hit.meaning:
+            taken[same] = replace(hit, meaning=f"{hit.kind}/either")
+    return sorted(taken, key=lambda h: h.start)
+
+
+def _words(text: str) -> int:
+    return len(re.findall(r"\w+", text))
+
+
+def _links(text: str, findings: Sequence[Hit], places: Sequence[_Place], lex: Lexicon) -> list[bool]:
+    """For each finding but the last: is it in one list with the next?"""
+    kinds = []
+    for left, right in itertools.pairwise(findings):
+        between = text[left.end : right.start]
+        for place in places:
+            if left.end <= place.start and place.end <= right.start:
+                between = between.replace(text[place.start : place.end], " ")
+        words = re.findall(r"[\w/']+|&", lex.light.sub(" ", between))
+        joined = [word for word in words if word in lex.joins or word in ("/", "&")]
+        if len(joined) == len(words) and (joined or "/" in between):
+            kinds.append("and")
+        elif not words and "," in between and "\n" not in between:
+            kinds.append("comma")
+        else:
+            kinds.append("")
+    linked = [kind == "and" for kind in kinds]
+    for i in reversed(range(len(kinds) - 1)):
+        linked[i] |= kinds[i] == "comma" and linked[i + 1]
+    return linked
+
+
+def _clear(gap: str, lex: Lexicon, reach: int) -> bool:
+    """May a cue act over these words?"""
+    if _words(gap) > reach or lex.breaks.search(gap):
+        return False
+    return "\n" not in gap.strip(" ") or not gap.strip("\n ,:(")
+
+
+def _bears(cue: Hit, finding: Hit, gap: str, lex: Lexicon) -> bool:
+    """Can the cue act on the finding over what stands between them?"""
+    about = FINDINGS[finding.meaning]
+    if cue.kind in ("old", "acute") and not (about.old or about.acute):
+        return False
+    return _clear(gap, lex, 0 if about.alone else REACH)
+
+
+def _target(cue: Hit, findings: Sequence[Hit], text: str, lex: Lexicon) -> int | None:
+    """Which finding of the sentence a cue bears on first, by its index.
+
+    One of either side bears on what follows at once, else on what it follows, else on what follows within reach.
+    """
+    after = next((i for i, f in enumerate(findings) if f.start >= cue.end), None)
+    before = next((i for i in reversed(range(len(findings))) if findings[i].end <= cue.start), None)
+    if after is not None:
+        gap = text[cue.end : findings[after].start]
+        at_once = not gap.strip(" ")
+        if not _bears(cue, findings[after], gap, lex):
+            after, at_once = None, False
+    if before is not None and not _bears(cue, findings[before], text[findings[before].end : cue.start], lex):
+        before = None
+    if cue.side == "before":
+        return after
+    if cue.side == "after":
+        return before
+    return after if before is None or (after is not None and at_once) else before
+
+
+def _places(text: str, hits: Sequence[Hit], findings: Sequence[Hit]) -> list[_Place]:
+    """Lists of leads and names of walls that are no part of a finding, in order."""
+    found = [_Place(m.start(), m.end(), leads_of(m.group())) for m in LEADS.finditer(text)]
+    found += [_Place(h.start, h.end, REGIONS[h.meaning[1:]]) for h in hits if h.meaning.startswith("@")]
+    apart = [p for p in found if all(p.end <= f.start or f.end <= p.start for f in findings)]
+    return sorted(apart, key=lambda p: p.start)
+
+
+def _leads(
+    i: int, findings: Sequence[Hit], places: Sequence[_Place], text: str, end: int, known: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Leads of a finding: those that follow it, and a wall's name before it; `known` for "these leads"."""
+    limit = findings[i + 1].start if i + 1 < len(findings) else end
+    leads: list[str] = []
+    position = findings[i].end
+    for place in places:
+        if position <= place.start and place.end <= limit and _words(text[position : place.start]) <= PLACE_REACH:
+            leads += place.leads or known
+            position = place.end
+    begin = findings[i - 1].end if i else 0
+    position = findings[i].start
+    for place in reversed(places):
+        near = _words(text[place.end : position]) <= (0 if leads else 1)
+        if begin <= place.start and place.end <= position and near and "\n" not in text[place.end : position]:
+            leads += place.leads or known
+            position = place.start
+    return tuple(dict.fromkeys(leads))
+
+
+def _statuses(
+    text: str, findings: Sequence[Hit], cues: Sequence[Hit], linked: Sequence[bool], lex: Lexicon
+) -> list[list[Hit]]:
+    """For each finding of a sentence the cues that bear on it."""
+    bearing: list[list[Hit]] = [[] for _ in findings]
+    for cue in cues:
+        inside = next((i for i, f in enumerate(findings) if f.start <= cue.start and cue.end <= f.end), None)
+        if inside is not None:
+            bearing[inside].append(cue)
+            continue
+        first = _target(cue, findings, text, lex)
+        if first is None:
+            continue
+        bearing[first].append(cue)
+        forward = findings[first].start >= cue.end
+        i = first
+        while forward and i < len(linked) and linked[i]:
+            i += 1
+            bearing[i].append(cue)
+        while not forward and i > 0 and linked[i - 1]:
+            i -= 1
+            bearing[i].append(cue)
+    return bearing
+
+
+def _status(finding: str, cues: Sequence[Hit], questioned: bool) -> tuple[Status, bool]:
+    """What the cues make of a finding, and whether it is called acute."""
+    kinds = {cue.kind for cue in cues}
+    acute = "acute" in kinds
+    if "negated" in kinds:
+        return "negated", acute
+    if "historical" in kinds or ("old" in kinds and FINDINGS[finding].old and not acute):
+        return "historical", acute
+    if "uncertain" in kinds or questioned:
+        return "uncertain", acute
+    return "affirmed", acute
+
+
+def _read(report: Folded, source: str, lex: Lexicon) -> list[Mention]:
+    """Mentions of one language."""
+    report = corrected(report, lex.language)
+    text = report.text
+    hits = lex.hits(text)
+    chosen = _longest(hits)
+    findings = [hit for hit in chosen if hit.meaning in FINDINGS]
+    loose = [f for f in findings if "..." in f.phrase]
+    inner = [h for h in hits if h.is_cue and any(f.start < h.start and h.end < f.end for f in loose)]
+    cues = [hit for hit in chosen if hit.is_cue] + inner
+    places = _places(text, chosen, findings)
+    mentions: list[Mention] = []
+    known: tuple[str, ...] = ()
+    begin = 0
+    for end in sentence_ends(text, lex.abbreviations):
+        here = [f for f in findings if begin <= f.start < end]
+        linked = _links(text, here, places, lex)
+        bearing = _statuses(text, here, [c for c in cues if begin <= c.start < end], linked, lex)
+        leads = [_leads(i, here, places, text, end, known) for i in range(len(here))]
+        for i, hit in enumerate(here):
+            finding = FINDINGS[hit.meaning]
+            where = leads[i]
+            if not where and finding.change and i < len(linked) and linked[i]:
+                where = leads[i + 1]  # "ST depressed and T inverted in I, aVL"
+            known = where or known
+            questioned = bool(re.match(r"\s*\(?\?", text[hit.end : hit.end + 3]))
+            status, acute = _status(hit.meaning, bearing[i], questioned)
+            meaning = finding.acute if acute and finding.acute else finding.meaning
+            says, opens = meaning.there, meaning.leaves_open
+            if finding.change:
+                at_leads, maybe = labels_at_leads(finding.change, where)
+                says, opens = (*says, *at_leads), (*opens, *maybe)
+                if hit.meaning == "rsr" and not where:
+                    says, opens = meaning.there, meaning.leaves_open
+            span = report.span(hit.start, hit.end)
+            mentions.append(
+                Mention(
+                    finding=hit.meaning,
+                    says=tuple(dict.fromkeys(says)),
+                    opens=tuple(dict.fromkeys(opens)),
+                    span=span,
+                    text=source[slice(*span)],
+                    language=lex.language,
+                    status=status,
+                    acute=acute,
+                    phrase=hit.phrase,
+                    cues=tuple(cue.phrase for cue in bearing[i]),
+                )
+            )
+        begin = end
+    return mentions
+
+
+def mentions(text: str, language: str | None = None) -> tuple[Mention, ...]:
+    """Every finding that a report mentions, in order.
+
+    Args:
+        text: The report.
+        language: ``de``, ``en`` or ``fr``; None = by the report's own words, several where it is mixed, and all of them
+            where it gives no evidence ("LBBB").
+
+    Raises:
+        ValueError: there is no dictionary for the language.
+    """
+    folded = fold(text)
+    languages = (language,) if language else languages_of(folded.text) or LANGUAGES
+    found = [mention for name in languages for mention in _read(folded, text, lexicon(name))]
+    found.sort(key=lambda m: (m.span[0] - m.span[1], languages.index(m.language)))
+    taken: list[Mention] = []
+    for mention in found:  # two languages may know one word
+        if all(mention.span[1] <= other.span[0] or other.span[1] <= mention.span[0] for other in taken):
+            taken.append(mention)
+    return tuple(sorted(taken, key=lambda m: m.span))
+
+
+def labels_of_mentions(found: Sequence[Mention], *, closed: bool = False) -> Labels:
+    """(77,) labels that the mentions say together: 1 said, 0 denied or excluded by what is said, -1 unknown.
+
+    A label that one mention affirms is 1, whatever others say of it; one that is only considered is -1, even where it
+    is denied elsewhere. ``closed``: what of `EXPRESSIBLE` no mention names is 0.
+    """
+    meanings: list[Meaning] = []
+    denied: set[str] = set()
+    expressible: set[str] = set(EXPRESSIBLE if closed else ())
+    for mention in found:
+        finding = FINDINGS[mention.finding]
+        irregular = finding.meaning.irregular
+        if mention.status == "affirmed":
+            meanings.append(Meaning(mention.says, mention.opens, irregular))
+            denied.update(finding.excludes)
+            if finding.all_is_said:
+                expressible |= NOT_NORMAL
+        elif mention.status == "uncertain":
+            meanings.append(Meaning((), mention.says + mention.opens, irregular))
+        elif mention.status == "negated":
+            regions = LABELS_BY_REGION.get(finding.change, {}).values()
+            named = set(mention.says).intersection(regions)
+            denied.update(named or finding.denies)
+        elif finding.old:
+            denied.update(finding.old)
+        elif not set(mention.says).intersection(RHYTHMS):
+            meanings.append(Meaning((), mention.says))
+    said = {name for meaning in meanings for name in meaning.there}
+    opened = {name for meaning in meanings for name in meaning.leaves_open}
+    if said.intersection(RHYTHMS):
+        expressible.update(RHYTHMS)
+    labels = labels_from(meanings, expressible)
+    set_labels(labels, 0, *(denied - said - opened))
+    set_labels(labels, 1, *said)
+    return labels
+
+
+def labels_of_report(text: str, language: str | None = None, *, closed: bool = False) -> Labels:
+    """(77,) int8 labels of a report: 1 said, 0 denied or excluded by what is said, -1 unknown or uncertain.
+
+    What a report does not mention is unknown, but for what its words exclude (a stated rhythm the others, "otherwise
+    normal" every finding that is not named). With ``closed`` it is 0 for each label that the author would have named
+    (`EXPRESSIBLE`): right for reports that aim at completeness, wrong for a one-line impression.
+
+    Raises:
+        ValueError: there is no dictionary for the language.
+    """
+    return labels_of_mentions(mentions(text, language), closed=closed)
