@@ -34,7 +34,8 @@ def read(source: Source) -> Pendings:
 def _record(source: Source, row: Mapping[str, str]) -> Recording:
     name = row["patient_id"]
     folder = source.folder / "files"
-    path = next(path for path in (folder / name, folder / name / name) if path.with_suffix(".hea").is_file())
+    nested = folder / name / name
+    path = nested if nested.with_suffix(".hea").is_file() else folder / name
     leads, signal, rate, notes, _ = signals(path)
     labels = unknown_labels()
     if row["brugada"] in {"0", "1"}:
