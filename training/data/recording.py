@@ -137,11 +137,12 @@ class Source:
     """Of the dataset; needed by formats that hold real patients' identifiers."""
 
     def pseudonym(self, identifier: str) -> str:
-        """A patient's name in the table from the hospital's identifier: keyed, so that nobody can try all numbers.
+        """A patient's name in the table from the hospital's identifier, the same in every source of the dataset."""
+        return f"p/{self.code(identifier)}"
 
-        The same person has the same name in every source of the dataset.
-        """
-        return "p/" + hmac.new(self.salt, identifier.strip().encode(), hashlib.sha256).hexdigest()[:20]
+    def code(self, text: str) -> str:
+        """What stands for a text that may tell of a patient: keyed, so that nobody without the key can try them all."""
+        return hmac.new(self.salt, text.strip().encode(), hashlib.sha256).hexdigest()[:20]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.readers import alarms, brugada, challenge, ptbxl, rhythms, wfdb_records
+from training.data.readers import (
+    aecg,
+    alarms,
+    brugada,
+    challenge,
+    code15,
+    dicom,
+    mimic,
+    muse,
+    ptbxl,
+    rhythms,
+    sph,
+    wfdb_records,
+)
 from training.data.recording import Licence, Pendings, Source
 
 
@@ -47,6 +60,17 @@ FORMATS: Mapping[str, Format] = {
     "brugada": Format(
         brugada.read, brugada.recognise, Licence("CC BY-SA 4.0 (Brugada-HUCA): research only", share_alike=True)
     ),
+    "mimic": Format(
+        mimic.read,
+        mimic.recognise,
+        # The database licence asks the same of databases that are made of it; whether weights are one is not settled.
+        Licence("ODbL 1.0 (MIMIC-IV-ECG, PhysioNet)", share_alike=True),
+    ),
+    "code15": Format(code15.read, code15.recognise, Licence("CC BY 4.0 (CODE-15 %, Ribeiro et al.)")),
+    "sph": Format(sph.read, sph.recognise, Licence("CC BY 4.0 (Shandong Provincial Hospital, Liu et al.)")),
+    "muse": Format(muse.read, muse.recognise, _OWN, personal=True),
+    "aecg": Format(aecg.read, aecg.recognise, _OWN, personal=True),
+    "dicom": Format(dicom.read, dicom.recognise, _OWN, personal=True),
     "wfdb": Format(wfdb_records.read, wfdb_records.recognise, _OWN, personal=True),
 }
 """Format to its reader. A folder is taken for the first that recognises it; in this order folders found together are

@@ -16,9 +16,9 @@ _LABEL_OF = {normalised(name): i for i, name in enumerate(LABEL_NAMES)}
 class Beside:
     """The table of a source's folder, or none. It goes before what the recording's own file says.
 
-    Columns, all but the first optional: ``record`` (as in the table of windows), ``patient``, ``age``, ``sex``,
-    ``site``, ``report``; one for each label that is known, named as it (1, 0, empty = unknown); and other tasks' truth
-    as ``target_lvef``, ``target_af_5y``, ``target_lqts``, ``target_lqts_type`` … (a number, empty = unknown).
+    Columns, all but the first optional: ``record`` (the file's path in the folder, without its ending), ``patient``,
+    ``age``, ``sex``, ``site``, ``report``; one for each label that is known, named as it (1, 0, empty = unknown); and
+    other tasks' truth as ``target_lvef``, ``target_af_5y``, ``target_lqts`` … (a number, empty = unknown).
     """
 
     def __init__(self, source: Source) -> None:
@@ -38,29 +38,29 @@ class Beside:
             )
         self._rows = Lookup(rows(path), "record", [name for name in columns if name != "record"])
 
-    def complete(self, recording: Recording) -> Recording:
-        """The recording with what the table says of it; itself where it says nothing.
+    def complete(self, recording: Recording, name: str) -> Recording:
+        """The recording with what the table says under ``name``; itself where it says nothing.
 
         Raises:
             ValueError: a label is neither 1, 0 nor empty, or a target is no number.
         """
-        row = self._rows[recording.record] if self._rows is not None else {}
+        row = self._rows[name] if self._rows is not None else {}
         if not row:
             return recording
         labels = recording.labels.copy()
-        for name, i in self._labels.items():
-            value = row[name].strip()
+        for label, i in self._labels.items():
+            value = row[label].strip()
             if value not in {"", "0", "1", "0.0", "1.0"}:
-                raise ValueError(f"records.csv gives {value!r} for {name!r}; write 1, 0 or nothing")
+                raise ValueError(f"records.csv gives {value!r} for {label!r}; write 1, 0 or nothing")
             if value:
                 labels[i] = int(float(value))
         targets = dict(recording.targets)
-        for name in self._targets:
-            if row[name].strip():
-                value_of = number(row[name])
-                if value_of is None:
-                    raise ValueError(f"records.csv gives {row[name]!r} for {name!r}; write a number or nothing")
-                targets[name.removeprefix(TARGET)] = value_of
+        for target in self._targets:
+            if row[target].strip():
+                truth = number(row[target])
+                if truth is None:
+                    raise ValueError(f"records.csv gives {row[target]!r} for {target!r}; write a number or nothing")
+                targets[target.removeprefix(TARGET)] = truth
         patient = row.get("patient", "").strip()
         return replace(
             recording,

@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,13 @@ def walk(folder: Path, *suffixes: str) -> Iterator[Path]:
         folders.sort()
         for name in sorted(name for name in names if name.lower().endswith(suffixes)):
             yield Path(root, name)
+
+
+def hdf5(path: Path) -> Any:
+    """An HDF5 file, open for reading; a context manager."""
+    import h5py
+
+    return h5py.File(path, "r")  # type: ignore[attr-defined, no-untyped-call]
 
 
 def has(folder: Path, pattern: str) -> bool:

@@ -64,5 +64,6 @@ def _record(source: Source, path: Path, name: str, beside: Beside) -> Recording 
             leads=leads,
             signal=signal,
             notes=notes,
-        )
+        ),
+        name,
     )
