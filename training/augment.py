@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.core.ecg import LEADS, FloatArray, Lead
 
@@ -10,40 +14,63 @@ CHEST = tuple(i for i, lead in enumerate(LEADS) if lead.value.startswith("V"))
 LIMB = tuple(i for i in range(len(LEADS)) if i not in CHEST)
 II = LEADS.index(Lead.II)
 
-SETS: tuple[tuple[float, str], ...] = (
-    (0.40, "all"),
-    (0.15, "limb"),  # three electrodes: I, II, III, and aVR, aVL, aVF that follow from them
-    (0.15, "limb and a chest lead"),  # five electrodes
-    (0.10, "II"),
-    (0.20, "II and a chest lead"),  # as Holter and telemetry, and the MIT-BIH recordings
-)
-"""Chance of each set of leads that a twelve-lead window is reduced to."""
+Kind = Literal["all", "limb", "limb and a chest lead", "II", "II and a chest lead", "each by itself"]
+"""``limb``: three electrodes give I, II, III, and aVR, aVL, aVF that follow from them; five give a chest lead too; ``II
+and a chest lead`` is what Holter, telemetry and the MIT-BIH recordings have; ``each by itself`` drops every lead with a
+chance of one half: random lead masking (Oh et al., CHIL 2022)."""
+
+LeadPolicy = Literal["all", "bedside", "limb", "two", "random"]
+
+POLICIES: Mapping[LeadPolicy, Mapping[Kind, float]] = {
+    "all": {"all": 1.0},
+    "bedside": {"all": 0.4, "limb": 0.15, "limb and a chest lead": 0.15, "II": 0.1, "II and a chest lead": 0.2},
+    "limb": {"limb": 1.0},
+    "two": {"II and a chest lead": 0.8, "II": 0.2},
+    "random": {"each by itself": 1.0},
+}
+"""The chance of each set of leads that a twelve-lead window is reduced to."""
 
 
-def reduce_leads(x: FloatArray, rng: np.random.Generator) -> None:
-    """Silence leads in place, so that the windows look like those of beds with fewer electrodes.
+def kept_leads(there: NDArray[np.bool_], policy: LeadPolicy, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(B, 12): the leads that stay of those that are ``there`` (B, 12).
 
-    A window that lacks leads already (a two-lead recording) keeps what it has, but for one in ten that keeps II alone.
+    A window that lacks leads already (a two-lead recording) keeps what it has, but for one in ten that keeps II alone,
+    and but for ``all`` (which changes nothing) and ``random`` (which drops what it drops).
     """
-    chances = np.array([chance for chance, _ in SETS])
-    kinds = rng.choice(len(SETS), len(x), p=chances / chances.sum())
-    chest = rng.choice(CHEST, len(x))
-    alone = rng.random(len(x)) < 0.1
-    for window, kind, v, only_ii in zip(x, kinds, chest, alone, strict=True):
-        there = np.any(window != 0, axis=1)
-        if not there.all():
-            if only_ii and there[II]:
-                window[[i for i in range(len(LEADS)) if i != II]] = 0
+    n = len(there)
+    kinds = list(POLICIES[policy])
+    chances = np.array([POLICIES[policy][kind] for kind in kinds])
+    drawn = rng.choice(len(kinds), n, p=chances / chances.sum())
+    chest = rng.choice(CHEST, n)
+    alone = rng.random(n) < 0.1
+    coins = rng.random(there.shape) < 0.5
+    if policy == "random":
+        return there & coins
+    if policy == "all":
+        return there
+    keep = np.zeros_like(there)
+    for i in range(n):
+        kind = kinds[drawn[i]]
+        if not there[i].all():
+            keep[i] = there[i]
+            if alone[i] and there[i, II]:
+                keep[i] = np.arange(len(LEADS)) == II
             continue
-        name = SETS[kind][1]
-        keep: set[int] = set(range(len(LEADS)))
-        if name.startswith("limb"):
-            keep = set(LIMB)
-        elif name.startswith("II"):
-            keep = {II}
-        if name.endswith("chest lead"):
-            keep.add(int(v))
-        window[[i for i in range(len(LEADS)) if i not in keep]] = 0
+        if kind == "all":
+            keep[i] = True
+        elif kind.startswith("limb"):
+            keep[i, list(LIMB)] = True
+        else:
+            keep[i, II] = True
+        if kind.endswith("chest lead"):
+            keep[i, chest[i]] = True
+    return keep & there
+
+
+def reduce_leads(x: FloatArray, policy: LeadPolicy, rng: np.random.Generator) -> None:
+    """Silence leads in place by `kept_leads`, so that the windows look like those of beds with fewer electrodes."""
+    there = np.any(x != 0, axis=2)
+    x[there & ~kept_leads(there, policy, rng)] = 0
 
 
 def disturb(x: FloatArray, rng: np.random.Generator, rate: float) -> None:

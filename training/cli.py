@@ -16,26 +16,26 @@ from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, LABELS
 from training.bundle import as_plain, write_bundle
 from training.commands import data
+from training.commands import train as training_commands
+from training.commands.train import WHOLE
 from training.compile import golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
 from training.data import WindowTable
 from training.evaluate import POOLED, Score, groups, score_all
 from training.inference import Network, convert, samples_of
-from training.loop import State, load, train
-from training.models.sl import sl_from_state
+from training.models.sl import DeepECGSL
+from training.models.weights import load_network
 from training.recipes import RECIPES, Recipe
+from training.run import MODEL
 from training.thresholds import Persistence, Replay, rules
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(data.app)
+app.add_typer(training_commands.app)
 
 Dataset = Annotated[Path, typer.Option(help="Folder that deepecg-train prepare has written.")]
 Output = Annotated[Path, typer.Argument(help="Folder of the run: checkpoints, figures, thresholds.")]
 RecipeName = Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads.")]
-
-WHOLE = "all"
-"""Name of the run on every patient that is not held out: its weights ship."""
-
 
 UNSEEN = "unseen.npy"
 """(n, 77): every window's probabilities by the network that never saw its patient; NaN where there is none."""
@@ -60,17 +60,15 @@ def _recipe(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-def _weights(output: Path, name: str, recipe: Recipe) -> State:
-    path = output / f"{name}.pt"
-    if not path.is_file():
-        raise CommandError(f"no checkpoint {path}; run: deepecg-train train {output}")
-    saved = load(path)
-    if saved["step"] < recipe.steps:
-        raise CommandError(
-            f"{path} stopped at step {saved['step']} of {recipe.steps}; run deepecg-train train {output} to end it"
-        )
-    weights: State = saved["mean"]
-    return weights
+def _network(output: Path, name: str) -> DeepECGSL:
+    """The network of a fold, or of the run on all."""
+    folder = output / name / MODEL
+    if not folder.is_dir():
+        raise CommandError(f"no {folder}; run: deepecg-train train {output} --fold {name}, until it is finished")
+    net = load_network(folder)
+    if not isinstance(net, DeepECGSL):
+        raise CommandError(f"{folder} holds a {type(net).__name__}; only DeepECG-SL is served")
+    return net
 
 
 def _read(output: Path, name: str, made_by: str) -> Any:
@@ -90,45 +88,17 @@ def _write(output: Path, name: str, content: Mapping[str, Any]) -> None:
     (output / name).write_text(json.dumps(as_plain(content), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _unseen(
-    output: Path, fold: int, recipe: Recipe, table: WindowTable, index: NDArray[np.int64], threads: int
-) -> FloatArray:
-    """Probabilities (len(index), 77) by the fold's network, kept beside its checkpoint until that changes."""
-    weights, kept = _weights(output, str(fold), recipe), output / f"{fold}.npy"
-    if kept.exists() and kept.stat().st_mtime > (output / f"{fold}.pt").stat().st_mtime:
+def _unseen(output: Path, fold: int, table: WindowTable, index: NDArray[np.int64], threads: int) -> FloatArray:
+    """Probabilities (len(index), 77) by the fold's network, kept beside it until that changes."""
+    net, kept = _network(output, str(fold)), output / str(fold) / "unseen.npy"
+    if kept.exists() and kept.stat().st_mtime > (output / str(fold) / MODEL).stat().st_mtime:
         known: FloatArray = np.load(kept, allow_pickle=False)
         if len(known) == len(index):
             return known
-    network = Network(convert(sl_from_state(weights), samples_of(table.preprocessing)), threads)
+    network = Network(convert(net, samples_of(table.preprocessing)), threads)
     found = network.predict(table, index, progress=True)
     np.save(kept, found)
     return found
-
-
-@app.command(name="train")
-def train_command(
-    output: Output,
-    dataset: Dataset,
-    recipe: RecipeName = "demo",
-    run: Annotated[str, typer.Option(help="Comma-separated: fold numbers, or 'all' for the weights that ship.")] = "",
-    resume: Annotated[bool, typer.Option(help="Go on from checkpoints that are there.")] = True,
-    threads: Threads = 2,
-) -> None:
-    """Train the folds' networks and the one that ships (all patients but the held-out ones)."""
-    chosen = _recipe(recipe)
-    table = WindowTable.open(dataset)
-    folds = table.folds(chosen.folds)
-    runs = [name.strip() for name in run.split(",") if name.strip()] or [*map(str, range(chosen.folds)), WHOLE]
-    for name in runs:
-        if name != WHOLE and not (name.isdecimal() and int(name) < chosen.folds):
-            raise CommandError(f"there is no fold {name!r}; take 0 to {chosen.folds - 1}, or {WHOLE}")
-        checkpoint = output / f"{name}.pt"
-        if checkpoint.exists() and not resume:
-            raise CommandError(f"{checkpoint} exists; pass --resume to go on with it, or remove it")
-        use = trained_on(table)
-        if name != WHOLE:
-            use &= folds != int(name)
-        train(chosen, table, use, checkpoint, threads=threads)
 
 
 @app.command()
@@ -140,7 +110,7 @@ def evaluate(output: Output, dataset: Dataset, recipe: RecipeName = "demo", thre
     probabilities = np.full((len(table), len(LABELS)), np.nan, np.float32)
     for fold in range(chosen.folds):
         index = np.flatnonzero(folds == fold)
-        probabilities[index] = _unseen(output, fold, chosen, table, index, threads)
+        probabilities[index] = _unseen(output, fold, table, index, threads)
     np.save(output / UNSEEN, probabilities)
     scores = {group: score_all(LABEL_NAMES, probabilities, table, use) for group, use in groups(table).items()}
     _write(
@@ -204,7 +174,7 @@ def compile_command(
     training = training_of(table, chosen, scores, replays)
     manifest = write_bundle(
         bundle,
-        _weights(output, WHOLE, chosen),
+        _network(output, WHOLE).state_dict(),
         golden_windows(),
         labels_of(scores, replays),
         identity_of(version),

@@ -8,7 +8,7 @@ batch. A process that was not started by ``torchrun`` is rank 0 of 1, and nothin
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -70,6 +70,15 @@ def averaged(x: Tensor) -> Tensor:
         return x
     out: Tensor = _collective.all_reduce(x) / dist.get_world_size()
     return out
+
+
+def from_first(compute: Callable[[], float], here: Ranks) -> float:
+    """A number that the first rank computes while the others wait, told to all, so that all decide the same."""
+    if not dist.is_initialized():
+        return compute()
+    value = torch.tensor(compute() if here.first else 0.0, dtype=torch.float64, device=here.device)
+    dist.broadcast(value, 0)
+    return float(value)
 
 
 def wait() -> None:

@@ -71,12 +71,12 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
     [
         (
             ["train", "{run}", "--dataset", "{data}", "--recipe", "none"],
-            "there is no recipe 'none'; take one of demo, smoke",
+            "there is no recipe 'none'; take one of ssl-pretrain",
         ),
         (["train", "{run}", "--dataset", "/nowhere"], "run: deepecg-train prepare /nowhere FOLDER"),
         (["thresholds", "{run}", "--dataset", "{data}"], "run: deepecg-train evaluate"),
         (["compile", "{run}", "{run}/b", "--dataset", "{data}"], "run: deepecg-train evaluate"),
-        (["train", "{run}", "--dataset", "{data}", "--recipe", "smoke", "--run", "7"], "there is no fold '7'"),
+        (["train", "{run}", "--dataset", "{data}", "--recipe", "smoke", "--fold", "7"], "there is no fold '7'"),
     ],
 )
 def test_errors_are_one_sentence(
