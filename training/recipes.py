@@ -64,7 +64,7 @@ class Recipe:
     """Micro-batches of a step."""
     precision: Precision = "f32"
     sampling: Literal["shuffled", "balanced"] = "shuffled"
-    """``balanced`` draws rare labels more often (`training.sampling.balanced_chances`)."""
+    """``balanced`` draws rare labels more often, and in pretraining patients evenly (`training.sampling`)."""
     twelve_lead_share: float = 0.5
     """Of a balanced batch; the rest are windows of continuous recordings."""
     emphasis: Mapping[str, float] = field(default_factory=dict)
@@ -205,6 +205,8 @@ def demo_pretrain() -> Recipe:
         codebook=Codebook(codes=160, width=64, final=128),
         temperature=(2.0, 0.5, 0.9995),
         precision="bf16",
+        sampling="balanced",
+        twelve_lead_share=0.6,
         leads="random",
     )
 

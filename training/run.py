@@ -144,6 +144,21 @@ def outputs(
     return np.concatenate(found)
 
 
+def _sampler(recipe: Recipe, table: WindowTable, truth: Truth, index: Index) -> Sampler:
+    if recipe.sampling == "shuffled":
+        return Shuffled(index, recipe.batch, recipe.seed)
+    names = outputs_of(recipe.task)
+    return Balanced(
+        table,
+        truth,
+        index,
+        recipe.batch,
+        recipe.seed,
+        twelve_lead_share=recipe.twelve_lead_share,
+        emphasis={names.index(name): factor for name, factor in recipe.emphasis.items()},
+    )
+
+
 def run(
     recipe: Recipe,
     table: WindowTable,
@@ -170,27 +185,15 @@ def run(
     validate: Callable[[nn.Module], float] | None = None
     if isinstance(net, Pretraining):
         steps, every = steps_of(recipe, len(index))
-        sampler: Sampler = Shuffled(index, recipe.batch, recipe.seed)
+        nothing = np.zeros((len(table), 1), np.int8)  # no label: patients weigh the same
+        sampler = _sampler(recipe, table, nothing, index)
         learner = SelfSupervised(net, recipe.masking, recipe.temperature)
         batches = PretrainingBatches(table, sampler, recipe, net.config, gain, here)
     else:
         truth = truth_of(table, recipe.task)
         index = index[np.any(is_known(truth[index]), axis=1)]
         steps, every = steps_of(recipe, len(index))
-        if recipe.sampling == "balanced":
-            names = outputs_of(recipe.task)
-            emphasis = {names.index(name): factor for name, factor in recipe.emphasis.items()}
-            sampler = Balanced(
-                table,
-                truth,
-                index,
-                recipe.batch,
-                recipe.seed,
-                twelve_lead_share=recipe.twelve_lead_share,
-                emphasis=emphasis,
-            )
-        else:
-            sampler = Shuffled(index, recipe.batch, recipe.seed)
+        sampler = _sampler(recipe, table, truth, index)
         if recipe.prevalence_start or recipe.task == REGRESSION:
             start_from_prevalence(net, truth[index])
         learner = Supervised(net, recipe.loss, head_only=recipe.optimiser.head_only)

@@ -43,6 +43,10 @@ def test_random_masking_drops_each_lead_by_itself_with_a_chance_of_one_half() ->
     assert np.allclose(keep.mean(axis=0), 0.5, atol=0.03)
     assert np.allclose(np.corrcoef(keep.T)[~np.eye(12, dtype=bool)], 0, atol=0.08)
     assert not kept_leads(np.zeros((9, 12), bool), "random", rng).any()
+    two = np.isin(np.arange(12), (1, 6)) & np.ones((400, 1), bool)
+    kept = kept_leads(two, "random", rng)
+    assert not (kept & ~two).any()
+    assert set(kept.sum(axis=1)) == {1, 2}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
