@@ -58,7 +58,7 @@ class Mention:
     finding: str
     """Key of `FINDINGS`."""
     says: tuple[str, ...]
-    """Labels that it names where it is affirmed; the regions' where leads are named."""
+    """Labels that it names where it is affirmed, implied ones too; the regions' where leads are named."""
     opens: tuple[str, ...]
     """Labels on which it bears without naming them."""
     span: tuple[int, int]
@@ -101,6 +101,13 @@ def _longest(hits: Sequence[Hit]) -> list[Hit]:
     return sorted(taken, key=lambda h: h.start)
 
 
+def _blanked(text: str, hits: Sequence[Hit]) -> str:
+    """The text with blanks in the place of the hits, so that they count as no words between others."""
+    for hit in hits:
+        text = text[: hit.start] + " " * (hit.end - hit.start) + text[hit.end :]
+    return text
+
+
 def _words(text: str) -> int:
     return len(re.findall(r"\w+", text))
 
@@ -128,8 +135,10 @@ def _links(text: str, findings: Sequence[Hit], places: Sequence[_Place], lex: Le
 
 
 def _clear(gap: str, lex: Lexicon, reach: int) -> bool:
-    """May a cue act over these words?"""
+    """May a cue act over these words? Other cues and places among them are blank."""
     if _words(gap) > reach or lex.breaks.search(gap):
+        return False
+    if "(" in gap and _words(gap.rpartition("(")[2]):  # a remark of its own
         return False
     return "\n" not in gap.strip(" ") or not gap.strip("\n ,:(")
 
@@ -241,13 +250,14 @@ def _read(report: Folded, source: str, lex: Lexicon) -> list[Mention]:
     inner = [h for h in hits if h.is_cue and any(f.start < h.start and h.end < f.end for f in loose)]
     cues = [hit for hit in chosen if hit.is_cue] + inner
     places = _places(text, chosen, findings)
+    plain = _blanked(text, [hit for hit in chosen if hit not in findings])
     mentions: list[Mention] = []
     known: tuple[str, ...] = ()
     begin = 0
     for end in sentence_ends(text, lex.abbreviations):
         here = [f for f in findings if begin <= f.start < end]
         linked = _links(text, here, places, lex)
-        bearing = _statuses(text, here, [c for c in cues if begin <= c.start < end], linked, lex)
+        bearing = _statuses(plain, here, [c for c in cues if begin <= c.start < end], linked, lex)
         leads = [_leads(i, here, places, text, end, known) for i in range(len(here))]
         for i, hit in enumerate(here):
             finding = FINDINGS[hit.meaning]
@@ -258,7 +268,7 @@ def _read(report: Folded, source: str, lex: Lexicon) -> list[Mention]:
             questioned = bool(re.match(r"\s*\(?\?", text[hit.end : hit.end + 3]))
             status, acute = _status(hit.meaning, bearing[i], questioned)
             meaning = finding.acute if acute and finding.acute else finding.meaning
-            says, opens = meaning.there, meaning.leaves_open
+            says, opens = meaning.there + finding.implies, meaning.leaves_open
             if finding.change:
                 at_leads, maybe = labels_at_leads(finding.change, where)
                 says, opens = (*says, *at_leads), (*opens, *maybe)
@@ -281,6 +291,23 @@ def _read(report: Folded, source: str, lex: Lexicon) -> list[Mention]:
             )
         begin = end
     return mentions
+
+
+def unread(text: str, language: str | None = None) -> tuple[str, ...]:
+    """Words of a report that no phrase, cue or place of its languages' dictionaries covers: what is still missing.
+
+    Raises:
+        ValueError: there is no dictionary for the language.
+    """
+    folded = fold(text)
+    left: list[str] | None = None
+    for name in (language,) if language else languages_of(folded.text) or LANGUAGES:
+        lex = lexicon(name)
+        report = corrected(folded, name).text
+        plain = lex.light.sub(" ", _blanked(report, _longest(lex.hits(report))))
+        words = [word for word in re.findall(r"[a-z]{2,}", LEADS.sub(" ", plain)) if word not in lex.joins]
+        left = words if left is None else [word for word in left if word in words]
+    return tuple(left or ())
 
 
 def mentions(text: str, language: str | None = None) -> tuple[Mention, ...]:
@@ -314,12 +341,14 @@ def labels_of_mentions(found: Sequence[Mention], *, closed: bool = False) -> Lab
     meanings: list[Meaning] = []
     denied: set[str] = set()
     expressible: set[str] = set(EXPRESSIBLE if closed else ())
+    excluded = {name for m in found if m.status == "affirmed" for name in FINDINGS[m.finding].excludes}
+    denied |= excluded
     for mention in found:
         finding = FINDINGS[mention.finding]
         irregular = finding.meaning.irregular
         if mention.status == "affirmed":
-            meanings.append(Meaning(mention.says, mention.opens, irregular))
-            denied.update(finding.excludes)
+            implied = set(finding.implies) & excluded
+            meanings.append(Meaning(tuple(n for n in mention.says if n not in implied), mention.opens, irregular))
             if finding.all_is_said:
                 expressible |= NOT_NORMAL
         elif mention.status == "uncertain":

@@ -22,6 +22,8 @@ class Finding:
 
     meaning: Meaning = NOTHING
     """What it says where it is affirmed; where it is uncertain, all of that is left open."""
+    implies: tuple[str, ...] = ()
+    """Labels that go with it unless another finding excludes them."""
     excludes: tuple[str, ...] = ()
     """Labels that it denies where it is affirmed ("PQ normal")."""
     denied: tuple[str, ...] | None = None
@@ -55,7 +57,7 @@ _ANY_BLOCK = SNOMED["6374002"]
 FINDINGS: Mapping[str, Finding] = {
     # The whole recording.
     "normal_ecg": Finding(all_is_said=True, alone=True),
-    "abnormal_ecg": Finding(alone=True),
+    "verdict": Finding(alone=True),  # abnormal, borderline, probably normal: of no single label
     # Rhythm.
     "sinus_rhythm": Finding(SCP["SR"]),
     "sinus_bradycardia": Finding(SCP["SBRAD"], denied=(c.BRADY,)),
@@ -64,7 +66,7 @@ FINDINGS: Mapping[str, Finding] = {
     "bradycardia": _is(c.BRADY),
     "tachycardia": Finding(excludes=(c.BRADY,)),
     "normal_rate": Finding(excludes=(c.BRADY,)),
-    "atrial_fibrillation": Finding(Meaning((c.AF, c.IRREGULAR), (c.BRADY,), irregular=True), denied=(c.AF,)),
+    "atrial_fibrillation": Finding(Meaning((c.AF,), (c.BRADY,), irregular=True), implies=(c.IRREGULAR,)),
     "fibrillation_or_flutter": Finding(SCP["AFIB"], denied=(c.AF, c.FLUTTER)),
     "atrial_flutter": Finding(SCP["AFLT"]),
     "supraventricular_tachycardia": Finding(SCP["SVTAC"]),
@@ -78,7 +80,7 @@ FINDINGS: Mapping[str, Finding] = {
     "junctional_rhythm": _is(c.JUNCTIONAL),
     "ectopic_atrial_rhythm": Finding(SNOMED["106068003"]),
     "wandering_pacemaker": Finding(SNOMED["195101003"]),
-    "regular_rhythm": _is(c.REGULAR),
+    "regular_rhythm": Finding(Meaning((c.REGULAR,)), excludes=(c.IRREGULAR,)),
     "irregular_rhythm": Finding(
         Meaning((), (c.IRREGULAR, c.REGULARLY_IRREGULAR), irregular=True), excludes=(c.REGULAR,), denied=()
     ),
@@ -112,7 +114,7 @@ FINDINGS: Mapping[str, Finding] = {
     "intraventricular_delay": Finding(SCP["IVCD"]),
     "wide_qrs": Finding(Meaning((), (c.IVCD, c.LBBB, c.RBBB))),
     "narrow_qrs": Finding(excludes=(c.LBBB, c.RBBB, c.IVCD)),
-    "left_anterior_block": Finding(SCP["LAFB"], denied=(c.LAFB,)),
+    "left_anterior_block": Finding(Meaning((c.LAFB,)), implies=(c.LAD,)),  # as in the codes
     "left_posterior_block": Finding(SCP["LPFB"]),
     "fascicular_block": Finding(Meaning((), (c.LAFB, c.LPFB)), denied=(c.LAFB, c.LPFB)),
     "bifascicular_block": Finding(Meaning((), (c.RBBB, c.LAFB, c.LPFB, c.LBBB))),
@@ -139,8 +141,9 @@ FINDINGS: Mapping[str, Finding] = {
     # Axis. German types: Linkstyp reaches from about +30 to -30 degrees, of which only the rest is a deviation.
     "left_axis": Finding(SNOMED["39732003"]),
     "left_type": Finding(Meaning((), (c.LAD,)), excludes=(c.RAD, c.SUPERIOR)),
-    "right_axis": Finding(SNOMED["47665007"]),
-    "superior_axis": Finding(Meaning((c.SUPERIOR,), (c.RAD, c.LAD))),
+    "right_axis": Finding(SNOMED["47665007"], excludes=(c.LAD,)),
+    "far_right_axis": Finding(Meaning((c.RAD,), (c.SUPERIOR, c.LPFB)), excludes=(c.LAD,)),
+    "superior_axis": Finding(Meaning((c.SUPERIOR,), (c.RAD,)), excludes=(c.LAD,)),
     "normal_axis": Finding(excludes=_AXES),
     "unclear_axis": Finding(SNOMED["251200008"]),
     "axis_deviation": Finding(Meaning((), _AXES), denied=_AXES),

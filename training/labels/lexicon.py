@@ -26,7 +26,7 @@ from training.labels.findings import FINDINGS
 from training.labels.places import REGIONS
 from training.labels.text import Folded, folded
 
-LANGUAGES = ("de", "en", "fr")
+LANGUAGES = ("de", "en", "fr", "sv")
 
 CUES = ("negated", "uncertain", "historical", "old", "acute", "none")
 """What a cue does to a finding. "old" and "acute" bear on infarction and the like alone: an old bundle branch block is
@@ -37,7 +37,7 @@ SIDES = ("before", "after", "either")
 
 _GAP = r"(?:(?:[^\s.,;!?]+|(?:i{1,3}|av[rlf]|v?\d)[\dv,-]*,)\s+){0,5}?"
 """Words without a stop between them, but for the commas of a list of leads."""
-_BLANK = r"[\s./_-]+"
+_BLANK = r"[\s./_()-]+"
 _JOIN = r"[\s.\-]*"
 _TOKEN = re.compile(r"(?<!\w)\w")
 _BRACKET = re.compile(r"\(([^()]*)\)(\??)")
@@ -214,11 +214,11 @@ def languages_of(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=100_000)
 def _corrected(word: str, language: str) -> str:
-    """The word, or the one that it is a misspelling of: about one letter in ten, never the first."""
+    """The word, or the one that it is a misspelling of: about one letter in eight, never the first."""
     vocabulary = lexicon(language).spelling
     if any(word.startswith(known) or known.startswith(word) for known in vocabulary):
         return word
-    near = difflib.get_close_matches(word, [known for known in vocabulary if known[0] == word[0]], n=1, cutoff=0.9)
+    near = difflib.get_close_matches(word, [known for known in vocabulary if known[0] == word[0]], n=1, cutoff=0.87)
     return near[0] if near else word
 
 
