@@ -204,6 +204,8 @@ def rules(
     sensitivity is below ``MIN_SENSITIVITY``, or where a label before it marks the very same windows
     (its alert would say the same thing twice).
     """
+    if table.step != STEP_SECONDS:
+        raise ValueError(f"the dataset has a window every {table.step:g} s; rules are for every {STEP_SECONDS:g} s")
     chosen: dict[str, Replay] = {}
     for name in evident:
         i = names.index(name)

@@ -70,10 +70,9 @@ def prepare_windows(recording: Recording, p: Preprocessing, step: float = STEP_S
     order = sorted(range(len(recording.leads)), key=lambda i: LEAD_INDEX[recording.leads[i]])
     leads = [recording.leads[i] for i in order]
     columns = [LEAD_INDEX[lead] for lead in leads]
-    signal = recording.signal[order]
     for first in range(0, len(starts), _AT_ONCE):
         some = starts[first : first + _AT_ONCE]
-        cut = np.stack([signal[:, s : s + length] for s in some])  # (windows, leads, n)
+        cut = np.stack([recording.signal[order, s : s + length] for s in some])  # (windows, leads, n)
         valid: NDArray[np.bool_] = np.all(np.isfinite(cut), axis=2)
         rows = prepare(cut[valid][:, None], recording.rate, p)[:, 0] * np.float32(COUNTS_PER_MV)
         np.rint(rows, out=rows)

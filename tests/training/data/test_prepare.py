@@ -143,6 +143,20 @@ def test_a_person_under_two_names_is_held_out_where_either_is(
     assert table.held_out.all()
 
 
+def test_reports_fill_only_what_the_source_leaves_unknown(tmp_path: Path, write_record: Write) -> None:
+    archive = tmp_path / "a"
+    for name, seed in (("1", 1), ("2", 2)):
+        write_record(archive / name, seed=seed)
+    (archive / "records.csv").write_text("record,report,Afib\n1,Vorhofflimmern. Linksschenkelblock.,0\n2,,\n")
+    source = Source("a", "wfdb", archive)
+    with_reports, without = tmp_path / "with", tmp_path / "without"
+    prepare(with_reports, [source], Settings(labels_from_reports=True), progress=False)
+    prepare(without, [source], Settings(), progress=False)
+    af, lbbb = index_of("Afib"), index_of("Left bundle branch block")
+    assert WindowTable.open(with_reports).labels[:, [af, lbbb]].tolist() == [[0, 1], [-1, -1]]
+    assert WindowTable.open(without).labels[:, [af, lbbb]].tolist() == [[0, -1], [-1, -1]]
+
+
 def test_other_settings_or_sources_are_refused(archive: Path, tmp_path: Path) -> None:
     source = Source("mine", "wfdb", archive / "g2")
     short = Settings(Preprocessing(seconds=5.0, rate=100.0, gain=1.0), step=2.5)
