@@ -77,30 +77,30 @@ class Fingerprints:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
 
-    def first_like(self, print_: FloatArray) -> Known | None:
-        """The first recording with these slopes; None where there is none."""
+    def see(self, recording: Recording, print_: FloatArray) -> Known | None:
+        """Remember a recording; the first one before it with these slopes, or None where it is new."""
+        buckets = _buckets(print_)
+        first = self._first_like(print_, buckets)
+        coarse = np.rint(print_ * (127 / np.max(np.abs(print_)))).astype(np.int8)
+        row = self._database.execute(
+            "INSERT INTO slopes (name, patient, slopes) VALUES (?, ?, ?)",
+            (recording.id, recording.patient, coarse.tobytes()),
+        ).lastrowid
+        self._database.executemany("INSERT INTO bucket VALUES (?, ?)", [(bucket, row) for bucket in buckets])
+        return first
+
+    def _first_like(self, print_: FloatArray, buckets: list[int]) -> Known | None:
         marks = ",".join("?" * _BANDS)
         found = self._database.execute(
             f"SELECT name, patient, slopes FROM slopes WHERE id IN "  # noqa: S608  (marks only)
             f"(SELECT id FROM bucket WHERE bucket IN ({marks})) ORDER BY id",
-            _buckets(print_),
+            buckets,
         )
         for name, patient, stored in found:
             other = np.frombuffer(stored, np.int8).astype(np.float32)
             if float(other @ print_) > SAME * float(np.linalg.norm(other)):
                 return Known(name, patient)
         return None
-
-    def add(self, recording: Recording, print_: FloatArray) -> None:
-        """Remember a recording."""
-        coarse = np.rint(print_ * (127 / np.max(np.abs(print_)))).astype(np.int8)
-        row = self._database.execute(
-            "INSERT INTO slopes (name, patient, slopes) VALUES (?, ?, ?)",
-            (recording.id, recording.patient, coarse.tobytes()),
-        ).lastrowid
-        self._database.executemany(
-            "INSERT OR IGNORE INTO bucket VALUES (?, ?)", [(bucket, row) for bucket in _buckets(print_)]
-        )
 
     def same_person(self, one: str, other: str) -> None:
         """Two patients are one, since a recording of theirs is the same: a union, kept so that no lookup is a chain.

@@ -101,8 +101,7 @@ def _take(store: Store, source: Source, pending: Pending, settings: Settings) ->
     if isinstance(item, Recording):
         item = check(item, p.seconds) or item
     if isinstance(item, Recording) and (print_ := fingerprint(item)) is not None:
-        first = store.prints.first_like(print_)
-        store.prints.add(item, print_)
+        first = store.prints.see(item, print_)
         if first is not None:
             store.prints.same_person(first.patient, item.patient)
             item = Rejected(item.source, item.record, "duplicate", f"same signal as {first.name}")

@@ -38,8 +38,7 @@ def find(database: sqlite3.Connection, found: list[Recording]) -> dict[str, str]
     for recording in found:
         print_ = fingerprint(recording)
         if print_ is not None:
-            first = prints.first_like(print_)
-            prints.add(recording, print_)
+            first = prints.see(recording, print_)
             if first is not None:
                 out[recording.id] = first.name
     return out
