@@ -102,11 +102,16 @@ class Store:
             self._flushed = self._shard
             self._windows = self._database.execute("SELECT count(*) FROM window").fetchone()[0]
             self._records = self._database.execute("SELECT count(*) FROM record").fetchone()[0]
-            self._database.execute("BEGIN")
+            self._begin()
+
+    def _begin(self) -> None:
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise ValueError(f"{self.folder} is being written by another run; wait for it, or end it") from error
 
     def _create(self, about: dict[str, Any], inputs: str, sources: dict[Source, Licence]) -> None:
         self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
         self._database.executescript(f"BEGIN; {_SCHEMA} {duplicates.SCHEMA}")
         self._database.executemany(
             "INSERT INTO source VALUES (?, ?, ?, ?, ?)",
@@ -201,7 +206,7 @@ class Store:
         self._flushed = self._shard
         self._database.execute("UPDATE progress SET source = ?, taken = ?, shards = ?", (source, taken, self._shard))
         self._database.execute("COMMIT")
-        self._database.execute("BEGIN")
+        self._begin()
 
     def _flush(self) -> None:
         """Write the rows that are held as a shard; a file of that name is of a run that was killed."""

@@ -74,6 +74,15 @@ def test_it_goes_on_only_with_the_same_sources(tmp_path: Path) -> None:
         Store(tmp_path, 1000, {"a": 1}, {Source("made", "wfdb", tmp_path / "b"): Licence("none")})
 
 
+def test_two_runs_never_write_one_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **given: connect(path, timeout=0.05, **given))
+    with begin(tmp_path), pytest.raises(ValueError, match="being written by another run"):
+        begin(tmp_path)
+    with begin(tmp_path):
+        pass
+
+
 def test_a_finished_table_is_a_plain_file(tmp_path: Path) -> None:
     with begin(tmp_path) as store:
         store.finish(1)
