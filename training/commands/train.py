@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -21,6 +21,7 @@ from training.models.weights import DIAGNOSES, Network, in_label_order, load_net
 from training.recipes import RECIPES, Precision, Recipe
 from training.run import MODEL, Split, outputs, run, split_of
 from training.tasks import REGRESSION, truth_of
+from training.throughput import throughput as measure
 
 app = typer.Typer()
 
@@ -297,3 +298,18 @@ def predict(
     cases = Cases.from_table(table, found, labels, truth).select(scored)
     cases.save(out)
     typer.echo(f"{out}: {len(cases)} windows of {len(np.unique(cases.patient))} patients, {len(labels)} outputs")
+
+
+@app.command()
+def throughput(
+    recipe: Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.")] = "ssl-pretrain",
+    batch: Batch = None,
+    precision: PrecisionName = "bf16",
+    repeats: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 10,
+    device: Device = "cpu",
+    threads: Threads = 2,
+) -> None:
+    """Time a recipe's training step and print its share of the measured matrix peak, as JSON."""
+    torch.set_num_threads(threads)
+    found = measure(recipe_named(recipe, precision=precision), device=device, batch=batch or 0, repeats=repeats)
+    typer.echo(json.dumps(asdict(found), indent=1))
