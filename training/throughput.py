@@ -1,7 +1,7 @@
 """How fast a recipe's training step is, and which share of the machine's measured matrix peak it uses.
 
-Model FLOPs utilisation (Chowdhery et al., PaLM, 2022): three times the operations of the forward pass (the backward pass
-has twice as many), over those that a large matrix product of the same precision does in the same time. torch counts
+Model FLOPs utilisation (Chowdhery et al., PaLM, 2022): three times the operations of the forward pass (the backward
+pass has twice as many), over those that a large matrix product of the same precision does in the same time. torch counts
 matrix products, convolutions and attention; it counts the backward pass of grouped convolutions wrongly, so that one is
 not asked of it. The batch is noise, made before the clock starts, so that only the step is in the figure.
 """
@@ -53,8 +53,10 @@ class Throughput:
     """Most that was allocated on the GPU; None on a CPU."""
 
 
-def throughput(recipe: Recipe, *, device: str = "cpu", batch: int = 0, repeats: int = 10) -> Throughput:
+def throughput(recipe: Recipe, *, device: str = "cpu", batch: int = 0, repeats: int = 10, size: int = 0) -> Throughput:
     """Measure the recipe's step: forward, backward and the optimiser's move, without accumulation.
+
+    ``batch`` 0 is the recipe's; ``size`` is that of the matrices of `matrix_peak`.
 
     Raises ValueError if the precision is none of the device's.
     """
@@ -93,9 +95,9 @@ def throughput(recipe: Recipe, *, device: str = "cpu", batch: int = 0, repeats: 
 
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
-    peak = matrix_peak(place, dtype or torch.float32)
+    peak = matrix_peak(place, dtype or torch.float32, size)
     seconds = statistics.median(_times(step, place, repeats))
-    peak = max(peak, matrix_peak(place, dtype or torch.float32))
+    peak = max(peak, matrix_peak(place, dtype or torch.float32, size))
     return Throughput(
         recipe=recipe.name,
         device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",

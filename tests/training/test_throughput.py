@@ -15,7 +15,7 @@ from training.throughput import matrix_peak, throughput
 @pytest.mark.parametrize("recipe", [smoke(), smoke_pretrain(), smoke_fine_tune()], ids=lambda r: str(r.name))
 def test_a_step_is_measured(recipe: object) -> None:
     assert hasattr(recipe, "batch")
-    found = throughput(recipe, batch=2, repeats=1)  # type: ignore[arg-type]
+    found = throughput(recipe, batch=2, repeats=1, size=128)  # type: ignore[arg-type]
     assert found.gigaflop > 0
     assert found.utilisation == pytest.approx(found.gigaflop / found.seconds / found.peak_gigaflops)
     assert found.windows_per_second == pytest.approx(2 * found.steps_per_second)
@@ -25,8 +25,8 @@ def test_a_step_is_measured(recipe: object) -> None:
 def test_operations_grow_with_the_batch_and_are_those_of_the_formula() -> None:
     """Three times the forward pass's: weights times tokens, attention, convolutions."""
     config = replace(TINY, labels=77, feature_gradient=1.0)
-    one = throughput(replace(smoke_fine_tune(), network=config), batch=1, repeats=1).gigaflop
-    three = throughput(replace(smoke_fine_tune(), network=config), batch=3, repeats=1).gigaflop
+    one = throughput(replace(smoke_fine_tune(), network=config), batch=1, repeats=1, size=128).gigaflop
+    three = throughput(replace(smoke_fine_tune(), network=config), batch=3, repeats=1, size=128).gigaflop
     assert three == pytest.approx(3 * one)
     assert one * 1e9 == pytest.approx(3 * 2 * macs(config), rel=0.02)
 
@@ -46,7 +46,7 @@ def macs(c: SSLConfig) -> int:
 
 def test_half_precision_needs_a_gpu() -> None:
     with pytest.raises(ValueError, match="f16 needs a GPU"):
-        throughput(replace(smoke(), precision="f16"), repeats=1)
+        throughput(replace(smoke(), precision="f16"), repeats=1, size=128)
 
 
 def test_the_peak_is_a_matrix_product_s() -> None:
