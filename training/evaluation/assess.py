@@ -155,14 +155,15 @@ def _draws(cases: Cases, settings: Settings) -> dict[Unit, Resamples]:
     """By patients, and by records where the paper's intervals are asked for; one object where the two are the same."""
     draws: dict[Unit, Resamples] = {}
     patients = resample(cases.patient, settings.resamples, settings.seed)
-    draws["patients"] = replace(patients, level=settings.level)
+    draws["patients"] = replace(patients, level=settings.level, threads=settings.threads)
     if settings.paper:
         records = np.unique(units_of(cases, "records"), return_inverse=True)[1].reshape(-1)
         pairs = len(np.unique(np.stack([records, patients.unit]), axis=1).T)
         if pairs == patients.units == records.max() + 1:
             draws["records"] = draws["patients"]
         else:
-            draws["records"] = replace(resample(records, settings.resamples, settings.seed), level=settings.level)
+            of_records = resample(records, settings.resamples, settings.seed)
+            draws["records"] = replace(of_records, level=settings.level, threads=settings.threads)
     return draws
 
 
@@ -228,7 +229,9 @@ def _output(
         apart = _each(
             draws,
             lambda r: replace(
-                resample(r.unit, settings.resamples, settings.seed, cases.truth[:, i] == 1), level=r.level
+                resample(r.unit, settings.resamples, settings.seed, cases.truth[:, i] == 1),
+                level=r.level,
+                threads=r.threads,
             ),
         )
         shown = _ranks(cases, [i], apart, settings.weigh)

@@ -132,7 +132,7 @@ def _measure(
     weigh: Weigh,
 ) -> _Attribute:
     """Figures and draws of the outputs ``columns``; then, as last column, of all of them pooled."""
-    g, r, names = len(groups), resamples.times.shape[1], [cases.names[i] for i in columns]
+    g, r, names = len(groups), resamples.resamples, [cases.names[i] for i in columns]
     of_groups, records, patients, counted = [], [], [], []
     sums, drawn = np.zeros((g, len(names), 4)), np.zeros((r, g, len(names), 4))
     ranks, ranks_drawn = np.full((2, g, len(names) + 1), np.nan), np.full((2, r, g, len(names) + 1), np.nan)

@@ -17,7 +17,8 @@ that none is void: the interval is then one given the number of positive units.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -30,6 +31,8 @@ Unit = Literal["patients", "records"]
 
 RESAMPLES = 1000
 LEVEL = 0.95
+BLOCK = 128
+"""Resamples that are handled together."""
 MAX_VOID = 0.05
 """Share of void resamples up to which an interval is given: as many as the level leaves outside it."""
 
@@ -61,22 +64,31 @@ class Resamples:
 
     unit: NDArray[np.int64]
     """(n,): the unit of each case."""
-    times: NDArray[np.uint8]
-    """(units, R)"""
+    blocks: tuple[NDArray[np.uint8], ...]
+    """(units, r) each, which side by side are (units, R): a wide array is slow to cut."""
     level: float = LEVEL
+    threads: int = 1
+    """That work on the blocks; the figures do not depend on it."""
 
     @property
     def units(self) -> int:
         """How many there are."""
-        return len(self.times)
+        return len(self.blocks[0])
+
+    @property
+    def resamples(self) -> int:
+        """R."""
+        return sum(block.shape[1] for block in self.blocks)
 
     def select(self, mask: NDArray[np.bool_]) -> Self:
         """The same draws for some of the cases: what makes figures of groups comparable, draw by draw."""
-        return type(self)(self.unit[mask], self.times, self.level)
+        return replace(self, unit=self.unit[mask])
 
     def ranked(self, ranking: Ranking) -> tuple[Array, Array]:
         """AUROC and average precision (R,) of the draws."""
-        return ranking.figures(self.times)
+        with ThreadPoolExecutor(self.threads) as pool:  # numpy and scipy let go of the interpreter for most of it
+            parts = list(pool.map(ranking.figures, self.blocks))
+        return np.concatenate([auroc for auroc, _ in parts]), np.concatenate([auprc for _, auprc in parts])
 
     def sums(self, parts: Iterable[tuple[slice, Array]]) -> Array:
         """(R, …) weighted sums of what each case adds: slices of cases with (rows, …) values."""
@@ -86,8 +98,9 @@ class Resamples:
             shape = part.shape[1:]
             flat = np.ascontiguousarray(part.reshape(len(part), -1), np.float32)
             if total is None:
-                total = np.zeros((self.times.shape[1], flat.shape[1]))
-            total += self.times[self.unit[rows]].astype(np.float32).T @ flat
+                total = np.zeros((self.resamples, flat.shape[1]))
+            drawn = [block[self.unit[rows]].astype(np.float32).T @ flat for block in self.blocks]
+            total += np.concatenate(drawn)
         if total is None:
             raise ValueError("there are no cases to sum over")
         return total.reshape(len(total), *shape)
@@ -106,16 +119,14 @@ def resample(
     if stratum is not None:
         marked = np.bincount(who[stratum], minlength=len(names)) > 0
         pools = [np.flatnonzero(marked), np.flatnonzero(~marked)]
-    times = np.zeros((len(names), resamples), np.uint8)
-    columns = 64  # written in blocks: single columns of a wide array are slow to write
-    block = np.zeros((columns, len(names)), np.uint8)
-    for first in range(0, resamples, columns):
-        some = min(columns, resamples - first)
-        for k in range(some):
+    blocks = []
+    for first in range(0, resamples, BLOCK):
+        rows = np.zeros((min(BLOCK, resamples - first), len(names)), np.uint8)
+        for row in rows:
             drawn = np.concatenate([pool[rng.integers(0, len(pool), len(pool))] for pool in pools if len(pool)])
-            block[k] = np.minimum(np.bincount(drawn, minlength=len(names)), 255)  # 255 of one unit never happens
-        times[:, first : first + some] = block[:some].T
-    return Resamples(who.reshape(-1), times)
+            row[:] = np.minimum(np.bincount(drawn, minlength=len(names)), 255)  # 255 of one unit never happens
+        blocks.append(np.ascontiguousarray(rows.T))
+    return Resamples(who.reshape(-1), tuple(blocks))
 
 
 def units_of(cases: Cases, unit: Unit) -> NDArray[np.str_]:

@@ -27,6 +27,7 @@ class Settings:
     resamples: int = RESAMPLES
     seed: int = 0
     level: float = LEVEL
+    threads: int = 1
     minimum: int = 5
     """Positive and negative patients below which an output has no figure."""
     group_minimum: int = GROUP_MINIMUM

@@ -1,0 +1,138 @@
+"""Resamples: determinism, agreement with resampling row by row, coverage, and draws without a positive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from training.evaluation.cases import Cases
+from training.evaluation.intervals import BLOCK, MAX_VOID, Estimate, Interval, estimate, interval, resample, units_of
+from training.evaluation.metrics import cells, confusion, ranking
+from training.evaluation.ranking import rank
+
+
+def times_of(resamples: object) -> np.ndarray:
+    return np.concatenate(resamples.blocks, axis=1)  # type: ignore[attr-defined]
+
+
+def test_every_resample_has_as_many_units_as_there_are(cases: Cases) -> None:
+    drawn = resample(cases.patient, 2 * BLOCK + 5, 0)
+    times = times_of(drawn)
+    assert times.shape == (len(set(cases.patient.tolist())), 2 * BLOCK + 5) == (drawn.units, drawn.resamples)
+    assert (times.sum(axis=0) == drawn.units).all()
+    assert times.mean() == pytest.approx(1)
+    assert times.var() == pytest.approx(1 - 1 / drawn.units, rel=0.02), "multinomial"
+
+
+def test_draws_follow_the_seed_and_begin_alike(cases: Cases) -> None:
+    a, b, c = (times_of(resample(cases.patient, n, seed)) for n, seed in ((200, 3), (300, 3), (200, 4)))
+    np.testing.assert_array_equal(a, b[:, :200])
+    assert (a != c).any()
+
+
+def test_strata_keep_their_number(cases: Cases) -> None:
+    positive = cases.truth[:, 3] == 1  # rare
+    drawn = resample(cases.patient, 100, 0, positive)
+    with_it = np.bincount(drawn.unit[positive], minlength=drawn.units) > 0
+    assert (times_of(drawn)[with_it].sum(axis=0) == with_it.sum()).all()
+    assert 0 < with_it.sum() < 30
+
+
+def test_a_draw_is_that_of_the_rows_repeated(cases: Cases) -> None:
+    drawn = resample(cases.patient, 20, 1)
+    auroc, _ = drawn.ranked(ranking(cases, [0], drawn.unit, drawn.units))
+    at = np.full(6, 0.3)
+    sums = drawn.sums(cells(cases, at, rows=50))
+    for k in range(3):
+        rows = np.repeat(np.arange(len(cases)), times_of(drawn)[drawn.unit, k])
+        again = cases.select(rows)
+        known = again.known(0)
+        assert auroc[k] == pytest.approx(roc_auc_score(again.truth[known, 0], again.probability[known, 0]))
+        np.testing.assert_allclose(sums[k], confusion(again, at))
+    with pytest.raises(ValueError, match="no cases"):
+        drawn.sums([])
+
+
+def test_threads_change_nothing(cases: Cases) -> None:
+    drawn = resample(cases.patient, 300, 1)
+    ranked = ranking(cases, [0, 1], drawn.unit, drawn.units)
+    np.testing.assert_array_equal(drawn.ranked(ranked), replace(drawn, threads=3).ranked(ranked))
+
+
+def test_groups_share_their_draws(cases: Cases) -> None:
+    drawn = resample(cases.patient, 20, 1)
+    women = cases.sex == "F"
+    part = drawn.select(women)
+    assert part.blocks is drawn.blocks
+    one, _ = part.ranked(ranking(cases.select(women), [0], part.unit, part.units))
+    all_rows, _ = drawn.ranked(
+        ranking(replace(cases, truth=np.where(women[:, None], cases.truth, -1)), [0], drawn.unit, drawn.units)
+    )
+    np.testing.assert_allclose(one, all_rows)
+
+
+def test_records_of_two_sources_are_two_units(cases: Cases) -> None:
+    same = replace(cases, record=np.full(len(cases), "1"))
+    assert len(set(units_of(same, "records").tolist())) == 2
+    assert units_of(cases, "patients") is cases.patient
+
+
+def test_void_draws_are_left_out_and_too_many_are_no_interval() -> None:
+    draws = np.linspace(0, 1, 1000)
+    draws[:20] = np.nan
+    found = interval(draws)
+    assert found is not None
+    assert found.void == 20
+    assert (found.lower, found.upper) == pytest.approx(tuple(np.percentile(draws[20:], [2.5, 97.5])))
+    draws[: int(MAX_VOID * 1000) + 1] = np.nan
+    assert interval(draws) is None
+    assert interval(np.array([])) is None
+    assert estimate(float("nan"), {"patients": np.linspace(0, 1, 9)}) is None
+    assert estimate(0.5, {"patients": draws}) == Estimate(0.5, None)
+    assert isinstance(estimate(0.5, {"records": np.ones(9)}).records, Interval)  # type: ignore[union-attr]
+
+
+def test_one_positive_patient_has_no_interval_unless_stratified() -> None:
+    """A resample misses the only positive 37 times in a hundred: without strata there is nothing to tell."""
+    rng = np.random.default_rng(0)
+    p, y, unit = rng.random(200).astype(np.float32), np.arange(200) == 7, np.arange(200)
+    drawn = resample(unit, 400, 0)
+    draws, _ = drawn.ranked(rank(p, y, drawn.unit, drawn.units))
+    assert np.isnan(draws).mean() == pytest.approx(np.exp(-1), abs=0.08)
+    assert interval(draws) is None
+    apart = resample(unit, 400, 0, y)
+    draws, _ = apart.ranked(rank(p, y, apart.unit, apart.units))
+    assert np.isfinite(draws).all()
+
+
+def coverage(per_patient: int, by_patient: bool, trials: int = 200) -> float:
+    """How often a 95 % interval holds the true AUROC of two normals whose patients differ much."""
+    truth = float(norm.cdf(1.2 / np.sqrt(2)))
+    hits = 0
+    for seed in range(trials):
+        rng = np.random.default_rng(seed)
+        patients = 120
+        y = np.repeat(np.arange(patients) < 40, per_patient)
+        own = np.repeat(rng.normal(0, np.sqrt(0.8), patients), per_patient)
+        p = own + rng.normal(0, np.sqrt(0.2), y.size) + 1.2 * y
+        who = np.repeat(np.arange(patients), per_patient) if by_patient else np.arange(y.size)
+        drawn = resample(who, 200, seed)
+        draws, _ = drawn.ranked(rank(p, y, drawn.unit, drawn.units))
+        found = interval(draws)
+        assert found is not None
+        hits += found.lower <= truth <= found.upper
+    return hits / trials
+
+
+def test_intervals_cover_the_truth() -> None:
+    """Over 200 trials the standard error of .95 is .015; the percentile interval is known to fall a little short."""
+    assert 0.89 <= coverage(1, by_patient=True) <= 0.99
+    assert 0.89 <= coverage(6, by_patient=True) <= 0.99
+
+
+def test_drawing_records_is_too_sure_where_patients_have_several() -> None:
+    assert coverage(6, by_patient=False) < 0.75
