@@ -12,9 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from agent.core.filters import Preprocessing
+from training.data.beside import TABLE as BESIDE
+from training.data.beside import Beside
 from training.data.checks import check
 from training.data.duplicates import fingerprint
 from training.data.readers import FORMATS
+from training.data.readers.files import table_file
 from training.data.recording import Pending, Recording, Rejected, Source
 from training.data.store import Store, salt_of
 from training.data.windows import STEP_SECONDS, prepare_windows
@@ -52,7 +55,7 @@ def prepare(
     """
     sources = tuple(sources)
     _validate(sources, settings)
-    if any(FORMATS[source.format].personal for source in sources):
+    if any(FORMATS[source.format].personal or table_file(source.folder, BESIDE) for source in sources):
         salt = salt_of(dataset)
         sources = tuple(replace(source, salt=salt) for source in sources)
     p = settings.preprocessing
@@ -72,8 +75,9 @@ def prepare(
             taken = store.taken if number == store.source else 0
             pending = islice(FORMATS[source.format].read(source), taken, None)
             bar = tqdm(pending, source.name, initial=taken, unit="rec", mininterval=5, disable=not progress)
+            beside = Beside(source)
             for count, one in enumerate(bar, start=taken + 1):
-                outcome[_take(store, source, one, settings)] += 1
+                outcome[_take(store, source, one, beside, settings)] += 1
                 store.done(number, count)
         store.finish(len(sources))
     return outcome
@@ -94,12 +98,12 @@ def _validate(sources: tuple[Source, ...], settings: Settings) -> None:
         raise ValueError("a dataset is in mV: its preprocessing has the gain 1")
 
 
-def _take(store: Store, source: Source, pending: Pending, settings: Settings) -> str:
+def _take(store: Store, source: Source, pending: Pending, beside: Beside, settings: Settings) -> str:
     """Bring one recording into the store; ``used``, or the reason why not."""
     item = load(source, pending)
     p = settings.preprocessing
     if isinstance(item, Recording):
-        item = check(item, p.seconds) or item
+        item = check(item, p.seconds) or beside.complete(item, pending.name or pending.record)
     if isinstance(item, Recording) and (print_ := fingerprint(item)) is not None:
         first = store.prints.see(item, print_)
         if first is not None:

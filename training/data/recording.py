@@ -119,6 +119,8 @@ class Pending:
 
     record: str
     load: Callable[[], Recording | Rejected]
+    name: str = ""
+    """What the archive's owner calls it, where ``record`` is a pseudonym."""
 
 
 Pendings: TypeAlias = Iterator[Pending]

@@ -157,6 +157,13 @@ def test_reports_fill_only_what_the_source_leaves_unknown(tmp_path: Path, write_
     assert WindowTable.open(without).labels[:, [af, lbbb]].tolist() == [[0, -1], [-1, -1]]
 
 
+def test_a_mistake_in_the_owner_s_table_ends_the_run(tmp_path: Path, write_record: Write) -> None:
+    write_record(tmp_path / "a" / "1")
+    (tmp_path / "a" / "records.csv").write_text("record,Afib\n1,yes\n")
+    with pytest.raises(ValueError, match="write 1, 0 or nothing"):
+        prepare(tmp_path / "d", [Source("a", "wfdb", tmp_path / "a")], Settings(), progress=False)
+
+
 def test_other_settings_or_sources_are_refused(archive: Path, tmp_path: Path) -> None:
     source = Source("mine", "wfdb", archive / "g2")
     short = Settings(Preprocessing(seconds=5.0, rate=100.0, gain=1.0), step=2.5)

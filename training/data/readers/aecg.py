@@ -16,7 +16,6 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from agent.core.ecg import FloatArray
-from training.data.readers.beside import Beside
 from training.data.readers.files import MILLIVOLTS, age, pick_leads, sex
 from training.data.readers.xml import begins_with, decimal, files, parse
 from training.data.recording import Pending, Pendings, Recording, Source
@@ -34,13 +33,12 @@ def recognise(folder: Path) -> bool:
 
 
 def read(source: Source) -> Pendings:
-    """Every XML file under the folder; ``records.csv`` beside them goes by the files' paths (see `Beside`)."""
-    beside = Beside(source)
+    """Every XML file under the folder."""
     for name, path in files(source.folder):
-        yield Pending(source.code(name), partial(_record, source, name, path, beside))
+        yield Pending(source.code(name), partial(_record, source, name, path), name)
 
 
-def _record(source: Source, name: str, path: Path, beside: Beside) -> Recording:
+def _record(source: Source, name: str, path: Path) -> Recording:
     root = parse(path, ROOT)
     series = root.find("component/series")
     if series is None:
@@ -49,7 +47,7 @@ def _record(source: Source, name: str, path: Path, beside: Beside) -> Recording:
     leads, signal, notes = pick_leads(names, ["mV"] * len(names), rows)
     subject = next(root.iter("trialSubject"), None)
     identifier = _attribute(subject, "id", "extension") or _attribute(subject, "id", "root")
-    found = Recording(
+    return Recording(
         source=source.name,
         record=source.code(name),
         patient=source.pseudonym(identifier) if identifier else f"{source.name}/{source.code(name)}",
@@ -62,7 +60,6 @@ def _record(source: Source, name: str, path: Path, beside: Beside) -> Recording:
         report="\n".join(_statements(series)),
         notes=notes,
     )
-    return beside.complete(found, name)
 
 
 def _attribute(element: Element | None, path: str, name: str) -> str:

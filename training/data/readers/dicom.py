@@ -15,7 +15,6 @@ import numpy as np
 
 from agent.core.ecg import FloatArray
 from agent.core.mdc import DERIVED_LEAD_BY_ID, LEAD_BY_ID
-from training.data.readers.beside import Beside
 from training.data.readers.files import age, has, pick_leads, sex, walk
 from training.data.recording import Pending, Pendings, Recording, Source
 
@@ -31,14 +30,13 @@ def recognise(folder: Path) -> bool:
 
 
 def read(source: Source) -> Pendings:
-    """Every ``.dcm`` file under the folder; ``records.csv`` beside them goes by the files' paths (see `Beside`)."""
-    beside = Beside(source)
+    """Every ``.dcm`` file under the folder."""
     for path in walk(source.folder, ".dcm"):
         name = path.relative_to(source.folder).with_suffix("").as_posix()
-        yield Pending(source.code(name), partial(_record, source, name, path, beside))
+        yield Pending(source.code(name), partial(_record, source, name, path), name)
 
 
-def _record(source: Source, name: str, path: Path, beside: Beside) -> Recording:
+def _record(source: Source, name: str, path: Path) -> Recording:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
@@ -55,7 +53,7 @@ def _record(source: Source, name: str, path: Path, beside: Beside) -> Recording:
     names, units, rows = _channels(file, index)
     leads, signal, notes = pick_leads(names, units, rows)
     identifier = str(file.get("PatientID") or "")
-    found = Recording(
+    return Recording(
         source=source.name,
         record=source.code(name),
         patient=source.pseudonym(identifier) if identifier else f"{source.name}/{source.code(name)}",
@@ -68,7 +66,6 @@ def _record(source: Source, name: str, path: Path, beside: Beside) -> Recording:
         report="\n".join(_statements(file)),
         notes=notes,
     )
-    return beside.complete(found, name)
 
 
 def _lead(channel: Any) -> str:

@@ -21,7 +21,6 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from agent.core.ecg import FloatArray
-from training.data.readers.beside import Beside
 from training.data.readers.files import age, pick_leads, sex
 from training.data.readers.xml import begins_with, decimal, files, parse, text
 from training.data.recording import Pending, Pendings, Recording, Source
@@ -38,20 +37,19 @@ def recognise(folder: Path) -> bool:
 
 
 def read(source: Source) -> Pendings:
-    """Every XML file under the folder; ``records.csv`` beside them goes by the files' paths (see `Beside`)."""
-    beside = Beside(source)
+    """Every XML file under the folder."""
     for name, path in files(source.folder):
-        yield Pending(source.code(name), partial(_record, source, name, path, beside))
+        yield Pending(source.code(name), partial(_record, source, name, path), name)
 
 
-def _record(source: Source, name: str, path: Path, beside: Beside) -> Recording:
+def _record(source: Source, name: str, path: Path) -> Recording:
     root = parse(path, ROOT)
     rhythm = _rhythm(root)
     names, units, signals, notes = _leads(rhythm)
     leads, signal, others = pick_leads(names, units, signals)
     patient, test = root.find("PatientDemographics"), root.find("TestDemographics")
     identifier = text(patient, "PatientID")
-    found = Recording(
+    return Recording(
         source=source.name,
         record=source.code(name),
         patient=source.pseudonym(identifier) if identifier else f"{source.name}/{source.code(name)}",
@@ -65,7 +63,6 @@ def _record(source: Source, name: str, path: Path, beside: Beside) -> Recording:
         report=_report(root),
         notes=(*notes, *others),
     )
-    return beside.complete(found, name)
 
 
 def _rhythm(root: Element) -> Element:

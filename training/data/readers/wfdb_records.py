@@ -1,4 +1,4 @@
-"""Any folder of WFDB records (PhysioNet's header and signal files), with what a table beside them says of each."""
+"""Any folder of WFDB records (PhysioNet's header and signal files)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from agent.core.ecg import FloatArray, Lead
-from training.data.readers.beside import Beside
 from training.data.readers.files import has, pick_leads, walk
-from training.data.recording import Pending, Pendings, Recording, Rejected, Source
+from training.data.recording import Pending, Pendings, Recording, Source
 
 
 def headers(source: Source) -> list[Path]:
@@ -41,29 +40,22 @@ def recognise(folder: Path) -> bool:
 
 
 def read(source: Source) -> Pendings:
-    """Every record under the folder, however deep. ``records.csv`` beside them (see `Beside`) adds what is known.
-
-    Several recordings of a person are one patient only where that table says so.
-    """
-    beside = Beside(source)
+    """Every record under the folder, however deep; each is a patient, unless ``records.csv`` says otherwise."""
     for path in walk(source.folder, ".hea"):
         name = path.relative_to(source.folder).with_suffix("").as_posix()
-        yield Pending(name, partial(_record, source, path.with_suffix(""), name, beside))
+        yield Pending(name, partial(_record, source, path.with_suffix(""), name))
 
 
-def _record(source: Source, path: Path, name: str, beside: Beside) -> Recording | Rejected:
+def _record(source: Source, path: Path, name: str) -> Recording:
     leads, signal, rate, notes, _ = signals(path)
-    return beside.complete(
-        Recording(
-            source=source.name,
-            record=name,
-            patient=f"{source.name}/{name}",
-            age=None,
-            sex="",
-            rate=rate,
-            leads=leads,
-            signal=signal,
-            notes=notes,
-        ),
-        name,
+    return Recording(
+        source=source.name,
+        record=name,
+        patient=f"{source.name}/{name}",
+        age=None,
+        sex="",
+        rate=rate,
+        leads=leads,
+        signal=signal,
+        notes=notes,
     )

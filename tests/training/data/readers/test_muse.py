@@ -78,11 +78,13 @@ def test_the_rhythm_and_not_the_median(tmp_path: Path, counts: np.ndarray) -> No
 def test_nothing_of_the_person_enters_the_dataset(tmp_path: Path, counts: np.ndarray) -> None:
     write(tmp_path / "in" / "MÜLLER_ERIKA_0004711.xml", counts)
     (tmp_path / "in" / "damaged_ERIKA.xml").write_text("<RestingECG><PatientLastName>Müller")
+    (tmp_path / "in" / "records.csv").write_text("record,target_lvef\nMÜLLER_ERIKA_0004711,38\n")
     prepare(tmp_path / "d", [Source("muse", "muse", tmp_path / "in")], Settings(), progress=False)
     written = b"".join(path.read_bytes() for path in (tmp_path / "d").rglob("*") if path.is_file())
     for secret in ("MÜLLER", "Müller", "ERIKA", "Erika", "4711", "1962", "03-04"):
         assert secret.encode() not in written, secret
     table = WindowTable.open(tmp_path / "d")
+    assert table.targets["lvef"].tolist() == [38], "found by the file's own name"
     x, mask = table.batch(np.array([0]))
     assert mask.all(), "III, aVR, aVL and aVF follow from I and II"
     np.testing.assert_allclose(x[0, 2], x[0, 1] - x[0, 0], atol=1e-6)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.labels import index_of
-from training.data.readers.beside import Beside
+from training.data.beside import Beside
 from training.data.recording import Recording, Source
 
 Make = Callable[..., Recording]

@@ -1,4 +1,4 @@
-"""``records.csv``: what a hospital's own table says of recordings whose files do not say it."""
+"""``records.csv``: what an archive's owner knows of recordings whose files do not say it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from training.data.recording import Recording, Source
 
 FIELDS = ("record", "patient", "age", "sex", "site", "report")
 TARGET = "target_"
+TABLE = "records.csv"
 _LABEL_OF = {normalised(name): i for i, name in enumerate(LABEL_NAMES)}
 
 
 class Beside:
-    """The table of a source's folder, or none. It goes before what the recording's own file says.
+    """The table of a source's folder, of whatever format, or none. It goes before what the source itself says.
 
-    Columns, all but the first optional: ``record`` (the file's path in the folder, without its ending), ``patient``,
-    ``age``, ``sex``, ``site``, ``report``; one for each label that is known, named as it (1, 0, empty = unknown); and
-    other tasks' truth as ``target_lvef``, ``target_af_5y``, ``target_lqts`` … (a number, empty = unknown).
+    Columns, all but the first optional: ``record`` (as the table of windows has it; of vendors' files their path in the
+    folder, without the ending), ``patient``, ``age``, ``sex``, ``site``, ``report``; one for each label that is known,
+    named as it (1, 0, empty = unknown); and other tasks' truth as ``target_lvef``, ``target_af_5y``, ``target_lqts`` …
+    (a number, empty = unknown).
     """
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        path = table_file(source.folder, "records.csv")
+        path = table_file(source.folder, TABLE)
         if path is None:
             self._rows = None
             return
