@@ -21,6 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agent.core.labels import LABELS, Severity
 from training.data.codes import Meaning, labels_from
 from training.data.codes.vocabulary import RHYTHMS
@@ -369,6 +372,13 @@ def labels_of_mentions(found: Sequence[Mention], *, closed: bool = False) -> Lab
     set_labels(labels, 0, *(denied - said - opened))
     set_labels(labels, 1, *said)
     return labels
+
+
+def considered(found: Sequence[Mention]) -> NDArray[np.bool_]:
+    """(77,) labels that the mentions name, but only as uncertain."""
+    doubted = {name for m in found if m.status == "uncertain" for name in m.says}
+    said = {name for m in found if m.status == "affirmed" for name in m.says}
+    return np.array([label.name in doubted - said for label in LABELS])
 
 
 def labels_of_report(text: str, language: str | None = None, *, closed: bool = False) -> Labels:

@@ -120,7 +120,7 @@ def biomarker_thresholds(network: Network) -> dict[str, float]:
     return {name: float(numbers[name][f"{network}_sens_spec_threshold"]) for name in BIOMARKERS}
 
 
-def labels_at(probabilities: FloatArray, thresholds: Array) -> Labels:
+def labels_at(probabilities: NDArray[np.floating[Any]], thresholds: Array) -> Labels:
     """(…, 77) int8: 1 from the threshold on, 0 below it, -1 where the label has no threshold (NaN)."""
     said = (probabilities >= thresholds).astype(np.int8)
     said[..., np.isnan(thresholds)] = -1

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.labels import LABELS
-from training.data.recording import Labels
 
 READING = (
     "closed reading: a label that is not affirmed (denied, uncertain, not mentioned) counts as a negative prediction; "
@@ -48,8 +47,8 @@ class LabelScore:
     fp: int
     fn: int
     tn: int
-    uncertain: int
-    """Of the false negatives: left open by the reader, rather than denied or not mentioned where that means no."""
+    considered: int
+    """Of the false negatives: named in the report, but as uncertain."""
     precision: Rate
     """Wilson."""
     recall: Rate
@@ -123,13 +122,22 @@ def scored_labels(truth: Matrix) -> NDArray[np.int64]:
     return np.flatnonzero((truth == 1).any(axis=0) & (truth == 0).any(axis=0))
 
 
-def score(truth: Matrix, read: Matrix, patients: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0) -> Scores:
+def score(
+    truth: Matrix,
+    read: Matrix,
+    patients: Sequence[str],
+    considered: NDArray[np.bool_] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Scores:
     """Compare labels read from reports with those of the codes.
 
     Args:
         truth: (n, 77), 1, 0 and -1 = unknown: not scored.
         read: (n, 77): only 1 counts as a positive prediction.
         patients: (n,): intervals are over patients, drawn with replacement.
+        considered: (n, 77): labels that the report names as uncertain; they are counted apart.
         resamples: How often.
         seed: Of the draws.
     """
@@ -148,7 +156,8 @@ def score(truth: Matrix, read: Matrix, patients: Sequence[str], *, resamples: in
         draws[first : first + n] = (times @ by_patient).reshape(n, len(use), 3)
     f1, drawn = _f1(counts.astype(np.float64)), _f1(draws)
     true_negative = (known & ~there & ~given).sum(axis=0)
-    open_ = (there & (read[:, use] == -1)).sum(axis=0)
+    doubt = np.zeros_like(there) if considered is None else considered[:, use]
+    open_ = (there & ~given & doubt).sum(axis=0)
     labels = tuple(
         LabelScore(
             label=LABELS[i].name,
@@ -156,7 +165,7 @@ def score(truth: Matrix, read: Matrix, patients: Sequence[str], *, resamples: in
             fp=int(fp),
             fn=int(fn),
             tn=int(true_negative[k]),
-            uncertain=int(open_[k]),
+            considered=int(open_[k]),
             precision=_wilson(int(tp), int(tp + fp)),
             recall=_wilson(int(tp), int(tp + fn)),
             f1=_interval(float(f1[k]), drawn[:, k]),
@@ -208,19 +217,18 @@ def union(dictionary: Matrix, classifier: Matrix) -> Matrix:
     return np.where(dictionary >= 0, dictionary, classifier).astype(np.int8)
 
 
-def uncertain_said(read: Matrix, considered: Sequence[Labels]) -> Matrix:
-    """The other reading of doubt: labels that a report only considers ((n, 77) bool) count as said."""
-    return np.where(np.asarray(considered, bool) & (read == -1), 1, read).astype(np.int8)
+def doubt_said(read: Matrix, considered: NDArray[np.bool_]) -> Matrix:
+    """The other reading of doubt: labels that a report only considers ((n, 77)) count as said."""
+    return np.where(considered & (read == -1), 1, read).astype(np.int8)
 
 
 def table(scores: Scores) -> str:
     """The scores as lines of text, the commonest labels first."""
-    lines = [
-        f"{'label':50s} {'support':>7s} {'TP':>6s} {'FP':>6s} {'FN':>6s} {'open':>6s}  precision            recall               F1"
-    ]
+    columns = "".join(f"{name:>7s}" for name in ("with", "TP", "FP", "FN", "doubt"))
+    lines = [f"{'label':50s} {columns}  {'precision':19s}  {'recall':19s}  F1"]
     for s in sorted(scores.labels, key=lambda s: -s.support):
         lines.append(
-            f"{s.label:50s} {s.support:7d} {s.tp:6d} {s.fp:6d} {s.fn:6d} {s.uncertain:6d}  "
+            f"{s.label:50s} {s.support:7d} {s.tp:6d} {s.fp:6d} {s.fn:6d} {s.considered:6d}  "
             f"{_text(s.precision)}  {_text(s.recall)}  {_text(s.f1)}"
         )
     lines.append(
