@@ -15,28 +15,33 @@ from numpy.typing import NDArray
 from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, LABELS
 from training.bundle import as_plain, write_bundle
-from training.commands import data
+from training.commands import data, labels
+from training.commands import experiment
 from training.commands import train as training_commands
 from training.commands.train import WHOLE
 from training.compile import golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
 from training.data import WindowTable
-from training.evaluate import POOLED, Score, groups, score_all
+from training.evaluation.alerts import Persistence, Replay, rules
+from training.evaluation.cases import Cases
+from training.evaluation.evidence import POOLED, Score, groups, score_all
 from training.inference import Network, convert, samples_of
 from training.models.sl import DeepECGSL
 from training.models.weights import load_network
 from training.recipes import RECIPES, Recipe
 from training.run import MODEL
-from training.thresholds import Persistence, Replay, rules
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(data.app)
+app.add_typer(labels.app, name="labels")
 app.add_typer(training_commands.app)
+app.add_typer(experiment.app)
 
 Dataset = Annotated[Path, typer.Option(help="Folder that deepecg-train prepare has written.")]
 Output = Annotated[Path, typer.Argument(help="Folder of the run: checkpoints, figures, thresholds.")]
 RecipeName = Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads.")]
 
+EVIDENCE, PREDICTIONS = "evidence.json", "predictions.npz"
 UNSEEN = "unseen.npy"
 """(n, 77): every window's probabilities by the network that never saw its patient; NaN where there is none."""
 
@@ -80,7 +85,7 @@ def _read(output: Path, name: str, made_by: str) -> Any:
 
 def _scores(output: Path) -> dict[str, dict[str, Score]]:
     """Scores by group and label."""
-    read = _read(output, "evaluation.json", "evaluate")
+    read = _read(output, EVIDENCE, "evidence")
     return {group: {name: Score(**fields) for name, fields in found.items()} for group, found in read.items()}
 
 
@@ -102,8 +107,11 @@ def _unseen(output: Path, fold: int, table: WindowTable, index: NDArray[np.int64
 
 
 @app.command()
-def evaluate(output: Output, dataset: Dataset, recipe: RecipeName = "demo", threads: Threads = 2) -> None:
-    """Score every patient by the network that never saw that patient; print and keep the figures."""
+def evidence(output: Output, dataset: Dataset, recipe: RecipeName = "demo", threads: Threads = 2) -> None:
+    """Score every patient by the network that never saw that patient; print and keep the figures that a bundle needs.
+
+    predictions.npz, which it leaves in the folder, is what `evaluate` and `compare` take.
+    """
     chosen = _recipe(recipe)
     table = WindowTable.open(dataset)
     folds = np.where(trained_on(table), table.folds(chosen.folds), -1)
@@ -112,10 +120,11 @@ def evaluate(output: Output, dataset: Dataset, recipe: RecipeName = "demo", thre
         index = np.flatnonzero(folds == fold)
         probabilities[index] = _unseen(output, fold, table, index, threads)
     np.save(output / UNSEEN, probabilities)
+    Cases.from_table(table, probabilities, LABEL_NAMES).select(folds >= 0).save(output / PREDICTIONS)
     scores = {group: score_all(LABEL_NAMES, probabilities, table, use) for group, use in groups(table).items()}
     _write(
         output,
-        "evaluation.json",
+        EVIDENCE,
         {group: {name: asdict(score) for name, score in found.items()} for group, found in scores.items()},
     )
     for score in sorted(scores[POOLED].values(), key=lambda s: -s.positive_patients):
@@ -142,7 +151,7 @@ def thresholds(output: Output, dataset: Dataset) -> None:
     for name in evident:
         replay = chosen.get(name)
         if replay is None:
-            typer.echo(f"{name}: evidence, but no rule (see training.thresholds.rules for what it takes)")
+            typer.echo(f"{name}: evidence, but no rule (see training.evaluation.alerts.rules for what it takes)")
             continue
         low, high = replay.interval
         typer.echo(

@@ -14,9 +14,9 @@ from agent.core.manifest import AlertRule, ChangeRecord, Evidence, Label, Traini
 from agent.core.synthetic import Rhythm, synthesize
 from training.bundle import Identity
 from training.data import PROXIES, WindowTable
-from training.evaluate import MIN_LOWER_AUROC, MIN_POSITIVE_PATIENTS, POOLED, TWELVE_LEADS, TWO_LEADS, Score
+from training.evaluation.alerts import MAX_PER_BED_DAY, MIN_SENSITIVITY, Replay
+from training.evaluation.evidence import MIN_LOWER_AUROC, MIN_POSITIVE_PATIENTS, POOLED, TWELVE_LEADS, TWO_LEADS, Score
 from training.recipes import Recipe
-from training.thresholds import MAX_PER_BED_DAY, MIN_SENSITIVITY, Replay
 
 LICENCES: Mapping[str, tuple[str, str]] = {
     "ptbxl500": ("CC BY 4.0", "PTB-XL, records 1-500 (Wagner et al. 2020, PhysioNet)"),

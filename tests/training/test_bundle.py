@@ -18,11 +18,11 @@ from agent.engines.bundle import default_bundle, open_bundle
 from agent.engines.openvino import OpenVinoEngine
 from training.bundle import TOLERANCE, write_bundle
 from training.compile import LICENCES, golden_windows, identity_of
-from training.evaluate import MIN_LOWER_AUROC, MIN_POSITIVE_PATIENTS
+from training.evaluation.alerts import MAX_PER_BED_DAY
+from training.evaluation.evidence import MIN_LOWER_AUROC, MIN_POSITIVE_PATIENTS
 from training.inference import Network, convert
 from training.models.sl import DeepECGSL
 from training.recipes import smoke
-from training.thresholds import MAX_PER_BED_DAY
 
 LABELS_OF_MANIFEST = tuple(Label(name=info.name, severity=info.severity.value) for info in LABELS)
 

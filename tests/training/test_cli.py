@@ -49,7 +49,7 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
         return result.output
 
     call("train", run, *options, "--threads", "1")
-    table = call("evaluate", run, *options)
+    table = call("evidence", run, *options)
     assert "Afib" in table
     unseen = np.load(tmp_path / "run" / "unseen.npy")
     scored = np.isfinite(unseen).all(axis=1)
@@ -74,8 +74,8 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
             "there is no recipe 'none'; take one of ssl-pretrain",
         ),
         (["train", "{run}", "--dataset", "/nowhere"], "run: deepecg-train prepare /nowhere FOLDER"),
-        (["thresholds", "{run}", "--dataset", "{data}"], "run: deepecg-train evaluate"),
-        (["compile", "{run}", "{run}/b", "--dataset", "{data}"], "run: deepecg-train evaluate"),
+        (["thresholds", "{run}", "--dataset", "{data}"], "run: deepecg-train evidence"),
+        (["compile", "{run}", "{run}/b", "--dataset", "{data}"], "run: deepecg-train evidence"),
         (["train", "{run}", "--dataset", "{data}", "--recipe", "smoke", "--fold", "7"], "there is no fold '7'"),
     ],
 )

@@ -7,9 +7,9 @@ import numpy as np
 from agent.core.labels import LABEL_NAMES
 from training.compile import labels_of, readme_of, trained_on, training_of
 from training.data import WindowTable
-from training.evaluate import POOLED, Score, groups
+from training.evaluation.alerts import Persistence, Replay
+from training.evaluation.evidence import POOLED, Score, groups
 from training.recipes import smoke
-from training.thresholds import Persistence, Replay
 
 RULE = Replay(
     threshold=0.8,

@@ -23,7 +23,16 @@ from agent.core.manifest import (
     Manifest,
     Training,
 )
-from training.thresholds import Persistence, Track, alerts, choose, choose_rule, episodes, poisson_interval, replay
+from training.evaluation.alerts import (
+    Persistence,
+    Track,
+    alerts,
+    choose,
+    choose_rule,
+    episodes,
+    poisson_interval,
+    replay,
+)
 
 RULE = Persistence(open_after=3, close_after=2, release=0.5)
 

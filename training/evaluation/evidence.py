@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from agent.core.ecg import FloatArray
 from training.data import WindowTable
+from training.evaluation.ranking import patient_weights, weighted_auroc
 
 MIN_POSITIVE_PATIENTS = 20
 MIN_LOWER_AUROC = 0.85
@@ -39,30 +40,6 @@ class Score:
     def is_evidence(self) -> bool:
         """Enough patients, and surely well above chance."""
         return self.positive_patients >= MIN_POSITIVE_PATIENTS and self.lower >= MIN_LOWER_AUROC
-
-
-def patient_weights(there: NDArray[np.bool_], who: NDArray[np.int64], patients: int) -> NDArray[np.float64]:
-    """(n,) weights that sum to one for each patient who has any window in ``there``."""
-    count = np.bincount(who[there], minlength=patients)
-    return np.where(there, 1.0 / np.maximum(count, 1)[who], 0.0)
-
-
-def weighted_auroc(
-    probability: FloatArray, positive: NDArray[np.float64], negative: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """AUROC (…,) for weights (…, n) of the positive and the negative windows; equal probabilities count one half.
-
-    NaN where a row has no positive or no negative weight.
-    """
-    order = np.argsort(probability, kind="stable")
-    _, group = np.unique(probability[order], return_inverse=True)
-    first = np.flatnonzero(np.diff(group, prepend=-1))
-    p = np.add.reduceat(positive[..., order], first, axis=-1)
-    n = np.add.reduceat(negative[..., order], first, axis=-1)
-    below = np.cumsum(n, axis=-1) - 0.5 * n
-    with np.errstate(invalid="ignore", divide="ignore"):
-        result: NDArray[np.float64] = np.sum(p * below, axis=-1) / (p.sum(axis=-1) * n.sum(axis=-1))
-    return result
 
 
 def score(
