@@ -1,9 +1,9 @@
 """How fast a recipe's training step is, and which share of the machine's measured matrix peak it uses.
 
 Model FLOPs utilisation (Chowdhery et al., PaLM, 2022): three times the operations of the forward pass (the backward
-pass has twice as many), over those that a large matrix product of the same precision does in the same time. torch counts
-matrix products, convolutions and attention; it counts the backward pass of grouped convolutions wrongly, so that one is
-not asked of it. The batch is noise, made before the clock starts, so that only the step is in the figure.
+pass has twice as many), over those that a large matrix product of the same precision does in the same time. torch
+counts matrix products, convolutions and attention; it counts the backward pass of grouped convolutions wrongly, so that
+one is not asked of it. The batch is noise, made before the clock starts, so that only the step is in the figure.
 """
 
 from __future__ import annotations

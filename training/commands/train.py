@@ -119,7 +119,7 @@ def usable(table: WindowTable, sources: str = "", *, share_alike: bool = False) 
     return use
 
 
-def _start(path: Path | None, fold: str) -> Network | None:
+def start_of(path: Path | None, fold: str) -> Network | None:
     """The network to begin with: a model folder, or that of the same fold in a run."""
     if path is None:
         return None
@@ -155,7 +155,7 @@ def _train(
         for fold in folds_named(folds, recipe.folds):
             split = split_of(table, use, recipe.folds, None if fold == WHOLE else int(fold), recipe.patience > 0)
             _report(recipe, table, split, fold, here)
-            outcome = run(recipe, table, split, output / fold, start=_start(start, fold), ranks=here)
+            outcome = run(recipe, table, split, output / fold, start=start_of(start, fold), ranks=here)
             if here.first:
                 score = f", best score {outcome.score:.4f}" if np.isfinite(outcome.score) else ""
                 typer.echo(f"{output / fold / MODEL}: {outcome.step} steps{score}")
