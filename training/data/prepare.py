@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from training.data.checks import check
 from training.data.duplicates import fingerprint
 from training.data.readers import FORMATS
 from training.data.readers.files import table_file
-from training.data.recording import Pending, Recording, Rejected, Source
+from training.data.recording import Pending, Recording, Rejected, Source, UnreadableError
 from training.data.store import Store, salt_of
 from training.data.windows import STEP_SECONDS, prepare_windows
 
@@ -114,8 +114,13 @@ def _take(store: Store, source: Source, pending: Pending, beside: Beside, settin
         return item.reason
     if settings.labels_from_reports and item.report:
         item = _with_report(item)
+    windows = prepare_windows(item, p, settings.step)
+    first_window = next(windows, None)
+    if first_window is None:
+        store.reject(Rejected(item.source, item.record, "invalid", "no window in which any lead is whole"))
+        return "invalid"
     store.add(item)
-    for window in prepare_windows(item, p, settings.step):
+    for window in chain([first_window], windows):
         store.add_window(window)
     return "used"
 
@@ -125,8 +130,8 @@ def load(source: Source, pending: Pending) -> Recording | Rejected:
     try:
         return pending.load()
     except UNREADABLE as error:
-        # The text of a library's error may quote a vendor's file: of those only our own sentences (ValueError) go on.
-        told = str(error) if isinstance(error, ValueError) or not FORMATS[source.format].personal else ""
+        # A library may quote a hospital's file in its error: of such a format only our own sentences go on.
+        told = str(error) if isinstance(error, UnreadableError) or not FORMATS[source.format].personal else ""
         return Rejected(source.name, pending.record, "unreadable", f"{type(error).__name__}: {told}"[:300])
 
 

@@ -97,6 +97,10 @@ class Recording:
         return self.patient in DEMONSTRATION_PATIENTS
 
 
+class UnreadableError(ValueError):
+    """What is wrong with a file, in a sentence that names nothing of a patient's: so it may be listed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """A recording that is not used, and why. It is listed, never replaced by another."""

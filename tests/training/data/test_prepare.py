@@ -9,15 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agent.core.demonstration import DEMONSTRATION
+from agent.core.ecg import LEADS
 from agent.core.filters import Preprocessing
 from agent.core.labels import index_of
-from training.data import Settings, Source, WindowTable, prepare
+from training.data import FORMATS, Recording, Settings, Source, WindowTable, prepare
+from training.data.describe import describe
+from training.data.recording import Pending
 from training.data.store import TABLE
 
 Write = Callable[..., object]
@@ -155,6 +160,24 @@ def test_reports_fill_only_what_the_source_leaves_unknown(tmp_path: Path, write_
     af, lbbb = index_of("Afib"), index_of("Left bundle branch block")
     assert WindowTable.open(with_reports).labels[:, [af, lbbb]].tolist() == [[0, 1], [-1, -1]]
     assert WindowTable.open(without).labels[:, [af, lbbb]].tolist() == [[0, -1], [-1, -1]]
+
+
+def test_nothing_usable_is_an_empty_dataset(tmp_path: Path, make_recording: Callable[..., Recording]) -> None:
+    """A damaged record, and a continuous one whose leads are never whole for ten seconds."""
+    (tmp_path / "a.hea").write_text("no header\n")
+    broken = make_recording(np.tile(np.r_[np.nan, np.ones(999)], (2, 20)).astype(np.float32), leads=LEADS[:2])
+    source = Source("a", "wfdb", tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        pending = Pending("b", lambda: replace(broken, source="a", record="b", continuous=True))
+        read = FORMATS["wfdb"].read
+        both = replace(FORMATS["wfdb"], read=lambda source: chain(read(source), [pending]))
+        patch.setitem(FORMATS, "wfdb", both)
+        assert prepare(tmp_path / "d", [source], Settings(), progress=False) == {"unreadable": 1, "invalid": 1}
+    table = WindowTable.open(tmp_path / "d")
+    assert len(table) == 0
+    assert table.batch(np.array([], np.int64))[0].shape == (0, 12, 2500)
+    assert table.folds(5).shape == (0,)
+    assert describe(tmp_path / "d")["sources"]["a"]["refused"] == {"invalid": 1, "unreadable": 1}
 
 
 def test_a_mistake_in_the_owner_s_table_ends_the_run(tmp_path: Path, write_record: Write) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from agent.core.ecg import FloatArray
 from training.data.readers.files import MILLIVOLTS, age, pick_leads, sex
 from training.data.readers.xml import begins_with, decimal, files, parse
-from training.data.recording import Pending, Pendings, Recording, Source
+from training.data.recording import Pending, Pendings, Recording, Source, UnreadableError
 
 ROOT = "AnnotatedECG"
 _TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
@@ -42,7 +42,7 @@ def _record(source: Source, name: str, path: Path) -> Recording:
     root = parse(path, ROOT)
     series = root.find("component/series")
     if series is None:
-        raise ValueError("it has no series of its own (a derived one is no recording)")
+        raise UnreadableError("it has no series of its own (a derived one is no recording)")
     rate, names, rows = _rhythm(series)
     leads, signal, notes = pick_leads(names, ["mV"] * len(names), rows)
     subject = next(root.iter("trialSubject"), None)
@@ -84,11 +84,11 @@ def _rhythm(series: Element) -> tuple[float, list[str], FloatArray]:
                 names.append(code.removeprefix(_LEAD))
                 rows.append(_samples(value, names[-1]))
     if len(rates) != 1:
-        raise ValueError(f"its sequences have {len(rates)} sampling rates; one is needed")
+        raise UnreadableError(f"its sequences have {len(rates)} sampling rates; one is needed")
     if not rows:
-        raise ValueError("it has no lead (MDC_ECG_LEAD_…, SLIST_PQ)")
+        raise UnreadableError("it has no lead (MDC_ECG_LEAD_…, SLIST_PQ)")
     if len({len(row) for row in rows}) > 1:
-        raise ValueError("its leads are not of one length")
+        raise UnreadableError("its leads are not of one length")
     return rates.pop(), names, np.stack(rows)
 
 
@@ -96,7 +96,7 @@ def _rate(value: Element) -> float:
     step = decimal(_attribute(value, "increment", "value"), "the time's increment")
     factor = _SECONDS.get(_attribute(value, "increment", "unit") or "s")
     if factor is None or step <= 0:
-        raise ValueError("the time's increment is not a number of s, ms or us above 0")
+        raise UnreadableError("the time's increment is not a number of s, ms or us above 0")
     return round(1.0 / (step * factor), 6)
 
 
@@ -106,12 +106,12 @@ def _samples(value: Element, name: str) -> FloatArray:
     for part in ("origin", "scale"):
         factor = MILLIVOLTS.get(_attribute(value, part, "unit").lower())
         if factor is None:
-            raise ValueError(f"the {part} of lead {name} is not in uV, mV or V")
+            raise UnreadableError(f"the {part} of lead {name} is not in uV, mV or V")
         numbers[part] = factor * decimal(_attribute(value, part, "value"), f"the {part} of lead {name}")
     try:
         digits = np.array((value.findtext("digits") or "").split(), np.float32)
     except ValueError as error:
-        raise ValueError(f"the digits of lead {name} are not all numbers") from error
+        raise UnreadableError(f"the digits of lead {name} are not all numbers") from error
     return np.asarray(numbers["origin"] + numbers["scale"] * digits, np.float32)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from agent.core.ecg import FloatArray
 from agent.core.mdc import DERIVED_LEAD_BY_ID, LEAD_BY_ID
 from training.data.readers.files import age, has, pick_leads, sex, walk
-from training.data.recording import Pending, Pendings, Recording, Source
+from training.data.recording import Pending, Pendings, Recording, Source, UnreadableError
 
 ECG_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.9.1.{i}" for i in (1, 2, 3))
 """SOP classes: twelve-lead, general and ambulatory ECG waveform storage."""
@@ -43,12 +43,12 @@ def _record(source: Source, name: str, path: Path) -> Recording:
     try:
         file = dcmread(path)
     except InvalidDicomError as error:
-        raise ValueError("it is no DICOM file") from error
+        raise UnreadableError("it is no DICOM file") from error
     if file.get("SOPClassUID") not in ECG_CLASSES:
-        raise ValueError("it is no ECG waveform (SOP class)")
+        raise UnreadableError("it is no ECG waveform (SOP class)")
     groups = [i for i, group in enumerate(file.WaveformSequence) if any(map(_lead, group.ChannelDefinitionSequence))]
     if not groups:
-        raise ValueError("none of its channels is one of the twelve leads (CID 3001)")
+        raise UnreadableError("none of its channels is one of the twelve leads (CID 3001)")
     index = max(groups, key=lambda i: file.WaveformSequence[i].NumberOfWaveformSamples)
     names, units, rows = _channels(file, index)
     leads, signal, notes = pick_leads(names, units, rows)

@@ -23,7 +23,7 @@ import numpy as np
 from agent.core.ecg import FloatArray
 from training.data.readers.files import age, pick_leads, sex
 from training.data.readers.xml import begins_with, decimal, files, parse, text
-from training.data.recording import Pending, Pendings, Recording, Source
+from training.data.recording import Pending, Pendings, Recording, Source, UnreadableError
 
 ROOT = "RestingECG"
 INVALID = -32768
@@ -68,7 +68,7 @@ def _record(source: Source, name: str, path: Path) -> Recording:
 def _rhythm(root: Element) -> Element:
     found = next((w for w in root.iter("Waveform") if text(w, "WaveformType").lower() == "rhythm"), None)
     if found is None:
-        raise ValueError("it has no waveform of the type Rhythm (a median beat is no recording)")
+        raise UnreadableError("it has no waveform of the type Rhythm (a median beat is no recording)")
     return found
 
 
@@ -81,17 +81,17 @@ def _leads(rhythm: Element) -> tuple[list[str], list[str], FloatArray, list[str]
             notes.append(f"lead {name} was off")
             continue
         if text(lead, "LeadSampleSize", "2") != "2":
-            raise ValueError(f"lead {name} has {text(lead, 'LeadSampleSize')} bytes a sample; only 2 are known")
+            raise UnreadableError(f"lead {name} has {text(lead, 'LeadSampleSize')} bytes a sample; only 2 are known")
         try:
             raw = base64.b64decode("".join(text(lead, "WaveFormData").split()), validate=True)
         except binascii.Error as error:
-            raise ValueError(f"the samples of lead {name} are no base64") from error
+            raise UnreadableError(f"the samples of lead {name} are no base64") from error
         if len(raw) % 2:
-            raise ValueError(f"the samples of lead {name} end in the middle of one")
+            raise UnreadableError(f"the samples of lead {name} end in the middle of one")
         counts = np.frombuffer(raw, "<i2")
         said = text(lead, "LeadSampleCountTotal")
         if said and int(said) != len(counts):
-            raise ValueError(f"lead {name} has {len(counts)} samples and says {said}")
+            raise UnreadableError(f"lead {name} has {len(counts)} samples and says {said}")
         scale = decimal(text(lead, "LeadAmplitudeUnitsPerBit"), f"LeadAmplitudeUnitsPerBit of lead {name}")
         values = counts.astype(np.float32) * np.float32(scale)
         values[counts == INVALID] = np.nan
@@ -99,9 +99,9 @@ def _leads(rhythm: Element) -> tuple[list[str], list[str], FloatArray, list[str]
         units.append(_UNITS.get(text(lead, "LeadAmplitudeUnits", "MICROVOLTS").upper(), "?"))
         rows.append(values)
     if not rows:
-        raise ValueError("its rhythm has no lead")
+        raise UnreadableError("its rhythm has no lead")
     if len({len(row) for row in rows}) > 1:
-        raise ValueError("its leads are not of one length")
+        raise UnreadableError("its leads are not of one length")
     return names, units, np.stack(rows), notes
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
 from training.data.readers.files import walk
+from training.data.recording import UnreadableError
 
 LARGEST = 64 * 2**20
 """Bytes: a day of twelve leads is far beyond what these formats are used for."""
@@ -35,24 +36,24 @@ def parse(path: Path, root: str) -> Element:
     for MUSE writes one.
 
     Raises:
-        ValueError: it is no XML, too large, holds entities, or has another root.
+        UnreadableError: it is no XML, too large, holds entities, or has another root.
     """
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 
     if path.stat().st_size > LARGEST:
-        raise ValueError(f"larger than {LARGEST / 2**20:.0f} MiB: no ECG file of this format")
+        raise UnreadableError(f"larger than {LARGEST / 2**20:.0f} MiB: no ECG file of this format")
     try:
         top: Element = fromstring(path.read_bytes(), forbid_dtd=False, forbid_entities=True, forbid_external=True)
     except ParseError as error:
-        raise ValueError(f"no well-formed XML (line {error.position[0]})") from error
+        raise UnreadableError(f"no well-formed XML (line {error.position[0]})") from error
     except DefusedXmlException as error:
-        raise ValueError("it declares entities, which no ECG file needs; refused") from error
+        raise UnreadableError("it declares entities, which no ECG file needs; refused") from error
     for element in top.iter():
         if isinstance(element.tag, str):
             element.tag = element.tag.rpartition("}")[2]
     if top.tag != root:
-        raise ValueError(f"its root is not {root}")
+        raise UnreadableError(f"its root is not {root}")
     return top
 
 
@@ -66,9 +67,9 @@ def decimal(value: str, what: str) -> float:
     """A number; devices set to a comma write one.
 
     Raises:
-        ValueError: it is none.
+        UnreadableError: it is none.
     """
     try:
         return float(value.replace(",", "."))
     except ValueError as error:
-        raise ValueError(f"{what} is {value[:20]!r}, which is no number") from error
+        raise UnreadableError(f"{what} is {value[:20]!r}, which is no number") from error
