@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, LABELS
 from training.bundle import as_plain, write_bundle
-from training.commands import data, labels
-from training.commands import experiment
+from training.commands import data, experiment, labels, weights
 from training.commands import train as training_commands
 from training.commands.train import WHOLE
 from training.compile import golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
@@ -33,6 +32,7 @@ from training.run import MODEL
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(data.app)
 app.add_typer(labels.app, name="labels")
+app.add_typer(weights.app)
 app.add_typer(training_commands.app)
 app.add_typer(experiment.app)
 

@@ -483,17 +483,24 @@ def ssl_from_state(state: Mapping[str, Tensor], heads: int | None = None) -> Dee
     return net.eval()
 
 
-def pretraining_from_state(state: Mapping[str, Tensor], heads: int | None = None) -> Pretraining:
-    """The pretraining network that a state dict describes, with its weights, in evaluation mode.
+def codebook_from_state(state: Mapping[str, Tensor]) -> Codebook:
+    """The quantiser's sizes from the tensors' shapes.
 
-    Raises ValueError if the state is not one of it. The number of groups is the published 2 where the shapes allow it.
+    Raises ValueError if the state is not one of the pretraining network.
     """
-    config = config_from_state(state, heads)
-    if "quantizer.vars" not in state:
+    if "quantizer.vars" not in state or "project_q.weight" not in state:
         raise ValueError("the state has no quantizer.vars: it is not one of the pretraining network")
     _, codes, width = state["quantizer.vars"].shape
     groups = state["project_q.weight"].shape[1] // width
-    codebook = Codebook(groups, codes // groups, width, state["project_q.weight"].shape[0])
+    return Codebook(groups, codes // groups, width, state["project_q.weight"].shape[0])
+
+
+def pretraining_from_state(state: Mapping[str, Tensor], heads: int | None = None) -> Pretraining:
+    """The pretraining network that a state dict describes, with its weights, in evaluation mode.
+
+    Raises ValueError if the state is not one of it.
+    """
+    config, codebook = config_from_state(state, heads), codebook_from_state(state)
     net = Pretraining(config, codebook)
     _load(net, state)
     return net.eval()

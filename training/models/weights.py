@@ -13,9 +13,9 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -160,6 +160,7 @@ def config_of(
     labels: tuple[str, ...] | None = None,
     thresholds: tuple[float | None, ...] | None = None,
     preprocessing: Preprocessing | None = None,
+    activation: Literal["sigmoid", "none"] | None = None,
     provenance: Provenance | None = None,
 ) -> ModelConfig:
     """The config of a network.
@@ -170,6 +171,7 @@ def config_of(
         labels: Names of the outputs in their order; by default those of the task.
         thresholds: In the order of the labels.
         preprocessing: By default `published_preprocessing`.
+        activation: By default ``sigmoid``, but for the regression of LVEF.
         provenance: Where the weights are from.
 
     Raises:
@@ -186,7 +188,7 @@ def config_of(
             task=task,
             labels=labels,
             order=_order(labels),
-            activation="none" if task == "lvef" else "sigmoid",
+            activation=activation or ("none" if task == "lvef" else "sigmoid"),
             thresholds=thresholds,
             preprocessing=preprocessing or published_preprocessing(family),
             sizes=net.config,
@@ -311,11 +313,25 @@ def build(config: ModelConfig) -> Network:
     return DeepECGSSL(config.sizes) if config.codebook is None else Pretraining(config.sizes, config.codebook)
 
 
-def fit(net: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+def fit(net: Network, tensors: Mapping[str, Tensor], source: str) -> None:
     """Put the tensors in the network's place of the same names, without copying them.
 
-    Raises ValueError that counts and names what is missing, left over, or of another shape.
+    Raises ValueError as `agree` does.
     """
+    agree(net, tensors, source)
+    net.load_state_dict(dict(tensors), assign=True)
+
+
+class Shaped(Protocol):
+    """A tensor, or what is known of one before it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+
+
+def agree(net: Network, tensors: Mapping[str, Shaped], source: str) -> None:
+    """Raise ValueError that counts and names what is missing, left over, or of another shape than the network's."""
     wanted = net.state_dict()
     faults = []
     for keys, what in ((wanted.keys() - tensors.keys(), "missing"), (tensors.keys() - wanted.keys(), "left over")):
@@ -324,16 +340,15 @@ def fit(net: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     shapes = [
         f"{key} {tuple(tensors[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in sorted(wanted.keys() & tensors.keys())
-        if tensors[key].shape != wanted[key].shape
+        if tuple(tensors[key].shape) != tuple(wanted[key].shape)
     ]
     if shapes:
         faults.append(f"{len(shapes)} of another shape ({some(shapes)})")
     if faults:
         raise ValueError(f"the tensors of {source} do not fit {NAMES[family_of(net)]}: {', '.join(faults)}")
-    net.load_state_dict(dict(tensors), assign=True)
 
 
-def some(names: Any, most: int = 3) -> str:
+def some(names: Iterable[str], most: int = 3) -> str:
     """The first few of them, for a sentence."""
     ordered = sorted(names)
     return ", ".join(ordered[:most]) + (", …" if len(ordered) > most else "")
