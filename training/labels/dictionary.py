@@ -273,10 +273,8 @@ def _read(report: Folded, source: str, lex: Lexicon) -> list[Mention]:
             meaning = finding.acute if acute and finding.acute else finding.meaning
             says, opens = meaning.there + finding.implies, meaning.leaves_open
             if finding.change:
-                at_leads, maybe = labels_at_leads(finding.change, where)
+                at_leads, maybe = labels_at_leads(finding.change, where or finding.usual)
                 says, opens = (*says, *at_leads), (*opens, *maybe)
-                if hit.meaning == "rsr" and not where:
-                    says, opens = meaning.there, meaning.leaves_open
             span = report.span(hit.start, hit.end)
             mentions.append(
                 Mention(
@@ -342,10 +340,11 @@ def labels_of_mentions(found: Sequence[Mention], *, closed: bool = False) -> Lab
     is denied elsewhere. ``closed``: what of `EXPRESSIBLE` no mention names is 0.
     """
     meanings: list[Meaning] = []
-    denied: set[str] = set()
-    expressible: set[str] = set(EXPRESSIBLE if closed else ())
     excluded = {name for m in found if m.status == "affirmed" for name in FINDINGS[m.finding].excludes}
-    denied |= excluded
+    denied: set[str] = set(excluded)
+    dated: set[str] = set()
+    doubted: set[str] = set()
+    expressible: set[str] = set(EXPRESSIBLE if closed else ())
     for mention in found:
         finding = FINDINGS[mention.finding]
         irregular = finding.meaning.irregular
@@ -356,12 +355,12 @@ def labels_of_mentions(found: Sequence[Mention], *, closed: bool = False) -> Lab
                 expressible |= NOT_NORMAL
         elif mention.status == "uncertain":
             meanings.append(Meaning((), mention.says + mention.opens, irregular))
+            doubted.update(mention.says)
         elif mention.status == "negated":
             regions = LABELS_BY_REGION.get(finding.change, {}).values()
-            named = set(mention.says).intersection(regions)
-            denied.update(named or finding.denies)
+            denied.update(set(mention.says).intersection(regions) or finding.denies)
         elif finding.old:
-            denied.update(finding.old)
+            dated.update(finding.old)
         elif not set(mention.says).intersection(RHYTHMS):
             meanings.append(Meaning((), mention.says))
     said = {name for meaning in meanings for name in meaning.there}
@@ -369,7 +368,7 @@ def labels_of_mentions(found: Sequence[Mention], *, closed: bool = False) -> Lab
     if said.intersection(RHYTHMS):
         expressible.update(RHYTHMS)
     labels = labels_from(meanings, expressible)
-    set_labels(labels, 0, *(denied - said - opened))
+    set_labels(labels, 0, *(denied - said - doubted), *(dated - said - opened))
     set_labels(labels, 1, *said)
     return labels
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.core.labels import LABELS
-from training.data.codes.vocabulary import RHYTHMS
+from training.data.codes.vocabulary import IRREGULAR, POLYMORPH, REGULAR, RHYTHMS
 from training.data.recording import Labels
 from training.labels.dictionary import Mention
 from training.labels.findings import FINDINGS
 
+_OF_RHYTHM = (*RHYTHMS, REGULAR, IRREGULAR, POLYMORPH)
 _WORD = {1: "yes", 0: "no", -1: "unknown"}
 
 
@@ -42,8 +43,8 @@ def explain(found: Sequence[Mention], labels: Labels) -> tuple[str, ...]:
             why = f"denied: {_quoted(denied)}"
         elif value == 0 and (excluding or dated):
             why = f"excluded by {_quoted(excluding or dated)}"
-        elif value == 0 and rhythm and (name in RHYTHMS or not normal):
-            why = f"excluded by {_quoted(rhythm)}" if name in RHYTHMS else "not named"
+        elif value == 0 and rhythm and name in _OF_RHYTHM:
+            why = f"excluded by {_quoted(rhythm)}"
         elif value == 0:
             why = f"not named beside {_quoted(normal)}" if normal else "not named"
         elif doubted:

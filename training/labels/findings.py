@@ -34,6 +34,8 @@ class Finding:
     """Labels that it denies where it is called old."""
     change: str = ""
     """Key of `LABELS_BY_REGION`: its labels depend on the leads that are named with it."""
+    usual: tuple[str, ...] = ()
+    """Leads that are meant where none are named."""
     all_is_said: bool = False
     """"(Otherwise) normal ECG": what it does not name is not there."""
     alone: bool = False
@@ -109,7 +111,7 @@ FINDINGS: Mapping[str, Finding] = {
     "incomplete_left_bundle_branch_block": Finding(SCP["ILBBB"], denied=(c.LBBB,)),
     "right_bundle_branch_block": Finding(SCP["CRBBB"]),
     "incomplete_right_bundle_branch_block": Finding(SCP["IRBBB"]),
-    "rsr": Finding(Meaning((c.RSR,), (c.RBBB,)), change="rsr"),
+    "rsr": Finding(Meaning((), (c.RBBB,)), denied=(c.RSR,), change="rsr", usual=("v1", "v2")),
     "bundle_branch_block": Finding(_ANY_BLOCK, denied=(c.LBBB, c.RBBB)),
     "intraventricular_delay": Finding(SCP["IVCD"]),
     "wide_qrs": Finding(Meaning((), (c.IVCD, c.LBBB, c.RBBB))),
@@ -177,7 +179,7 @@ FINDINGS: Mapping[str, Finding] = {
     "t_inversion": Finding(change="t_inversion"),
     "q_wave": Finding(change="q_wave"),
     "qs_complex": Finding(change="qs"),
-    "tall_r": Finding(change="tall_r"),
+    "tall_r": _is("R/S ratio in V1-V2 >1"),
     "qrs_shape": Finding(change="qrs_shape"),
     "r_wave": Finding(change="r_wave"),
     "negative_qrs_iii": _is("QRS complex negative in III"),

@@ -102,17 +102,15 @@ class Lexicon:
     """Words that are put right where they are misspelt."""
 
     def hits(self, text: str) -> list[Hit]:
-        """Every phrase of a folded text, overlapping ones too: of each meaning the longest at each place."""
-        out: dict[tuple[int, str], Hit] = {}
+        """Every phrase of a folded text, overlapping ones too."""
+        out: dict[tuple[int, int, str], Hit] = {}
         for token in _TOKEN.finditer(text):
             start = token.start()
             for length in (0, 1, 2, 3):
                 for phrase in self.phrases.get(text[start : start + length], ()):
                     if found := phrase.pattern.match(text, start):
-                        known = out.get((start, phrase.meaning))
-                        if known is None or found.end() > known.end:
-                            hit = Hit(phrase.meaning, phrase.written, start, found.end())
-                            out[start, phrase.meaning] = hit
+                        hit = Hit(phrase.meaning, phrase.written, start, found.end())
+                        out.setdefault((start, found.end(), phrase.meaning), hit)
         return list(out.values())
 
 

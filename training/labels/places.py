@@ -60,7 +60,6 @@ LABELS_BY_REGION: Mapping[str, Mapping[str, str]] = {
     },
     "qs": {"right_precordial": "QS complex in V1-V2-V3"},
     "rsr": {"septal": "rSR' in V1-V2"},
-    "tall_r": {"septal": "R/S ratio in V1-V2 >1"},
     "qrs_shape": {"lateral": "qRS in V5-V6-I, aVL"},
     "r_wave": {"low_lateral": "R complex in V5-V6"},
 }
