@@ -154,13 +154,14 @@ def _bears(cue: Hit, finding: Hit, gap: str, lex: Lexicon) -> bool:
     return _clear(gap, lex, 0 if about.alone else REACH)
 
 
-def _target(cue: Hit, findings: Sequence[Hit], text: str, lex: Lexicon) -> int | None:
-    """Which finding of the sentence a cue bears on first, by its index.
+def _targets(cue: Hit, findings: Sequence[Hit], text: str, lex: Lexicon) -> list[int]:
+    """Which findings of the sentence a cue bears on first, by their index.
 
     One of either side bears on what follows at once, else on what it follows, else on what follows within reach.
     """
     after = next((i for i, f in enumerate(findings) if f.start >= cue.end), None)
     before = next((i for i in reversed(range(len(findings))) if findings[i].end <= cue.start), None)
+    at_once = False
     if after is not None:
         gap = text[cue.end : findings[after].start]
         at_once = not gap.strip(" ")
@@ -168,40 +169,60 @@ def _target(cue: Hit, findings: Sequence[Hit], text: str, lex: Lexicon) -> int |
             after, at_once = None, False
     if before is not None and not _bears(cue, findings[before], text[findings[before].end : cue.start], lex):
         before = None
-    if cue.side == "before":
-        return after
-    if cue.side == "after":
-        return before
-    return after if before is None or (after is not None and at_once) else before
+    if cue.side == "before" or (cue.side == "either" and (before is None or at_once)):
+        before = None
+    elif cue.side in ("after", "either"):
+        after = None
+    return [i for i in (before, after) if i is not None]
 
 
 def _places(text: str, hits: Sequence[Hit], findings: Sequence[Hit]) -> list[_Place]:
-    """Lists of leads and names of walls that are no part of a finding, in order."""
+    """Lists of leads and names of walls, in order; those in a finding's own words only where it has a gap."""
     found = [_Place(m.start(), m.end(), leads_of(m.group())) for m in LEADS.finditer(text)]
     found += [_Place(h.start, h.end, REGIONS[h.meaning[1:]]) for h in hits if h.meaning.startswith("@")]
-    apart = [p for p in found if all(p.end <= f.start or f.end <= p.start for f in findings)]
+    closed = [f for f in findings if "..." not in f.phrase]
+    apart = [p for p in found if all(p.end <= f.start or f.end <= p.start for f in closed)]
     return sorted(apart, key=lambda p: p.start)
 
 
 def _leads(
-    i: int, findings: Sequence[Hit], places: Sequence[_Place], text: str, end: int, known: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Leads of a finding: those that follow it, and a wall's name before it; `known` for "these leads"."""
-    limit = findings[i + 1].start if i + 1 < len(findings) else end
-    leads: list[str] = []
-    position = findings[i].end
-    for place in places:
-        if position <= place.start and place.end <= limit and _words(text[position : place.start]) <= PLACE_REACH:
+    findings: Sequence[Hit], places: Sequence[_Place], text: str, begin: int, end: int, known: tuple[str, ...]
+) -> list[tuple[str, ...]]:
+    """Leads of each finding of a sentence: those that follow it, and those at once before it.
+
+    A place that stands at once before the next finding and apart from this one is the next one's ("T neg. in V4-6,
+    inferiore ST-Senkung"). Places within a finding's words are its own unless others follow at once ("T in V2-4
+    negativ, in II biphasisch"). "These leads" are those of the finding before, at first `known`.
+    """
+    out: list[tuple[str, ...]] = []
+    used = begin
+    for i, finding in enumerate(findings):
+        following = findings[i + 1].start if i + 1 < len(findings) else end
+        inside = [p for p in places if finding.start <= p.start and p.end <= finding.end]
+        leads: list[str] = []
+        for place in places:
+            if used <= place.start and place.end <= finding.start:
+                gap = text[place.end : finding.start]
+                if not _words(gap) and "\n" not in gap and "," not in gap:
+                    leads += place.leads or known
+        position = finding.end
+        for place in places:
+            if not (position <= place.start and place.end <= following):
+                continue
+            gap = text[position : place.start]
+            to_next = text[place.end : following]
+            next_ones = (
+                not to_next.strip(" ") and following < end and bool(re.search(r"[,\n]|\b(?:und|and|et|och)\b", gap))
+            )
+            reach = PLACE_REACH if position == finding.end else PLACE_REACH - 1
+            if next_ones or _words(gap) > reach or (inside and "," in gap):
+                break
             leads += place.leads or known
-            position = place.end
-    begin = findings[i - 1].end if i else 0
-    position = findings[i].start
-    for place in reversed(places):
-        near = _words(text[place.end : position]) <= (0 if leads else 1)
-        if begin <= place.start and place.end <= position and near and "\n" not in text[place.end : position]:
-            leads += place.leads or known
-            position = place.start
-    return tuple(dict.fromkeys(leads))
+            position = used = place.end
+        leads = leads or [lead for place in inside for lead in place.leads or known]
+        out.append(tuple(dict.fromkeys(leads)))
+        known = out[-1] or known
+    return out
 
 
 def _statuses(
@@ -214,18 +235,15 @@ def _statuses(
         if inside is not None:
             bearing[inside].append(cue)
             continue
-        first = _target(cue, findings, text, lex)
-        if first is None:
-            continue
-        bearing[first].append(cue)
-        forward = findings[first].start >= cue.end
-        i = first
-        while forward and i < len(linked) and linked[i]:
-            i += 1
+        for first in _targets(cue, findings, text, lex):
+            forward, i = findings[first].start >= cue.end, first
             bearing[i].append(cue)
-        while not forward and i > 0 and linked[i - 1]:
-            i -= 1
-            bearing[i].append(cue)
+            while forward and i < len(linked) and linked[i]:
+                i += 1
+                bearing[i].append(cue)
+            while not forward and i > 0 and linked[i - 1]:
+                i -= 1
+                bearing[i].append(cue)
     return bearing
 
 
@@ -247,7 +265,7 @@ def _read(report: Folded, source: str, lex: Lexicon) -> list[Mention]:
     report = corrected(report, lex.language)
     text = report.text
     hits = lex.hits(text)
-    chosen = _longest(hits)
+    chosen = _longest([hit for hit in hits if not (hit.is_cue and hit.side == "inside")])
     findings = [hit for hit in chosen if hit.meaning in FINDINGS]
     loose = [f for f in findings if "..." in f.phrase]
     inner = [h for h in hits if h.is_cue and any(f.start < h.start and h.end < f.end for f in loose)]
@@ -261,7 +279,7 @@ def _read(report: Folded, source: str, lex: Lexicon) -> list[Mention]:
         here = [f for f in findings if begin <= f.start < end]
         linked = _links(text, here, places, lex)
         bearing = _statuses(plain, here, [c for c in cues if begin <= c.start < end], linked, lex)
-        leads = [_leads(i, here, places, text, end, known) for i in range(len(here))]
+        leads = _leads(here, places, text, begin, end, known)
         for i, hit in enumerate(here):
             finding = FINDINGS[hit.meaning]
             where = leads[i]

@@ -32,8 +32,9 @@ CUES = ("negated", "uncertain", "historical", "old", "acute", "none")
 """What a cue does to a finding. "old" and "acute" bear on infarction and the like alone: an old bundle branch block is
 there. "none" is a pseudo-cue, whose words must not be read as one of the others (NegEx)."""
 
-SIDES = ("before", "after", "either")
-"""Where a cue stands: before its finding, after it, or on either side."""
+SIDES = ("before", "after", "either", "both", "inside")
+"""Where a cue stands: before its finding, after it, on either side; between two that it both bears on ("VT vs SVT"); or
+only in a finding's gap ("T nicht negativ")."""
 
 _GAP = r"(?:(?:[^\s.,;!?]+|(?:i{1,3}|av[rlf]|v?\d)[\dv,-]*,)\s+){0,5}?"
 """Words without a stop between them, but for the commas of a list of leads."""
@@ -216,7 +217,8 @@ def _corrected(word: str, language: str) -> str:
     vocabulary = lexicon(language).spelling
     if any(word.startswith(known) or known.startswith(word) for known in vocabulary):
         return word
-    near = difflib.get_close_matches(word, [known for known in vocabulary if known[0] == word[0]], n=1, cutoff=0.87)
+    alike = [known for known in vocabulary if known[0] == word[0] and abs(len(known) - len(word)) <= 1]
+    near = difflib.get_close_matches(word, alike, n=1, cutoff=0.87)
     return near[0] if near else word
 
 
@@ -233,7 +235,8 @@ def corrected(report: Folded, language: str) -> Folded:
         text.append(report.text[done : found.start()] + right)
         origin.extend(report.origin[done : found.start()])
         span = report.origin[found.start() : found.end()]
-        origin.extend(span[min(i, len(span) - 1)] for i in range(len(right)))
+        origin.extend(span[min(i, len(span) - 1)] for i in range(len(right) - 1))
+        origin.append(span[-1])
         done = found.end()
     if not done:
         return report
