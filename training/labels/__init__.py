@@ -11,6 +11,7 @@ The public interface::
     from training.labels.published import ssl_to_sl, thresholds_sl, thresholds_ssl, bert_thresholds
 """
 
-from training.labels.dictionary import Mention, labels_of_mentions, labels_of_report, mentions
+from training.labels.dictionary import labels_of_mentions, labels_of_report, mentions
+from training.labels.scope import Mention
 
 __all__ = ["Mention", "labels_of_mentions", "labels_of_report", "mentions"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from agent.core.labels import LABELS
 from training.data.codes.vocabulary import IRREGULAR, POLYMORPH, REGULAR, RHYTHMS
 from training.data.recording import Labels
-from training.labels.dictionary import Mention
 from training.labels.findings import FINDINGS
+from training.labels.scope import Mention
 
 _OF_RHYTHM = (*RHYTHMS, REGULAR, IRREGULAR, POLYMORPH)
 _WORD = {1: "yes", 0: "no", -1: "unknown"}

@@ -43,6 +43,7 @@ _JOIN = r"[\s.\-]*"
 _TOKEN = re.compile(r"(?<!\w)\w")
 _BRACKET = re.compile(r"\(([^()]*)\)(\??)")
 _OPTIONAL = re.compile(r"(?<!\S)(\S+)\?(?!\S)")
+_WORD = re.compile(r"(?<![a-z*])[a-z]{7,}(?![a-z*])")
 _LONG_WORD = re.compile(r"[a-z]{7,}")
 
 
@@ -101,6 +102,8 @@ class Lexicon:
     """Words behind which a cue before them has no force."""
     spelling: tuple[str, ...]
     """Words that are put right where they are misspelt."""
+    words: frozenset[str]
+    """Words of the phrases: right as they are."""
 
     def hits(self, text: str) -> list[Hit]:
         """Every phrase of a folded text, overlapping ones too."""
@@ -182,6 +185,9 @@ def compiled(content: Mapping[str, Any], language: str) -> Lexicon:
         light=_words(content["light"]),
         breaks=_words(content["breaks"]),
         spelling=tuple(map(folded, content["spelling"])),
+        words=frozenset(
+            word for phrases in index.values() for phrase in phrases for word in _WORD.findall(folded(phrase.written))
+        ),
     )
 
 
@@ -215,7 +221,7 @@ def languages_of(text: str) -> tuple[str, ...]:
 def _corrected(word: str, language: str) -> str:
     """The word, or the one that it is a misspelling of: about one letter in eight, never the first."""
     vocabulary = lexicon(language).spelling
-    if any(word.startswith(known) or known.startswith(word) for known in vocabulary):
+    if word in lexicon(language).words or any(word.startswith(known) or known.startswith(word) for known in vocabulary):
         return word
     alike = [known for known in vocabulary if known[0] == word[0] and abs(len(known) - len(word)) <= 1]
     near = difflib.get_close_matches(word, alike, n=1, cutoff=0.87)
