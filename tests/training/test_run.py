@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,3 +99,22 @@ def test_an_epoch_sees_every_window() -> None:
     recipe = replace(smoke(), steps=0, epochs=3, batch=10)
     assert steps_of(recipe, 25) == (9, 3)
     assert steps_of(replace(recipe, steps=7, validate_every=2), 25) == (7, 2)
+
+
+def test_predicting_keeps_no_graph(small_table: WindowTable) -> None:
+    """The reference ran inference without no_grad: eight times the memory."""
+    net, seen = network_of(smoke()).eval(), []
+    net.register_forward_hook(lambda *_: seen.append(torch.is_inference_mode_enabled()))
+    outputs(net, small_table, np.arange(4), 208.0)
+    assert seen == [True]
+
+
+def test_threads_that_read_and_predict_do_not_mix_windows(small_table: WindowTable) -> None:
+    """In the reference all threads shared one array of leads."""
+    net = network_of(smoke()).eval()
+    orders = [np.random.default_rng(seed).permutation(len(small_table)) for seed in range(8)]
+    alone = outputs(net, small_table, np.arange(len(small_table)), 208.0, batch=7)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda order: outputs(net, small_table, order, 208.0, batch=7), orders))
+    for order, one in zip(orders, found, strict=True):
+        np.testing.assert_allclose(one, alone[order], atol=1e-5)
