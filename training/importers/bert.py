@@ -41,6 +41,8 @@ def import_bert(folder: Path, target: Path, *, progress: bool = False, limits: L
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged or hostile, or of another network.
     """
+    if folder.resolve() == target.resolve():
+        raise WeightsError(f"{target} is the folder to be read; name another one for the result")
     source = next((folder / name for name in SOURCES if (folder / name).is_file()), None)
     if source is None:
         raise FileNotFoundError(f"no {' or '.join(SOURCES)} in {folder}; name the folder of the published classifier")
@@ -68,7 +70,7 @@ def import_bert(folder: Path, target: Path, *, progress: bool = False, limits: L
         provenance=Provenance(
             origin="transformers folder",
             file=source.name,
-            sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+            sha256=_sha256(source),
             notes=notes,
         ),
     )
@@ -84,6 +86,11 @@ def import_bert(folder: Path, target: Path, *, progress: bool = False, limits: L
     texts[CONFIG] = json.dumps(described, indent=1, ensure_ascii=False).encode() + b"\n"
     write_folder(target, tensors, texts)
     return about
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(path: Path) -> dict[str, Any]:

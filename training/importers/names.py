@@ -121,6 +121,7 @@ _INERT = frozenset(
         ("enum", "Enum"),
         ("uuid", "UUID"),
         ("decimal", "Decimal"),
+        ("dataclasses", "_MISSING_TYPE"),
         ("numpy", "ndarray"),
         *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
         *(

@@ -20,6 +20,7 @@ FILES: Mapping[str, str] = {
     r"af(ib)?_?5_?y": "af_5y",
     r"lqts_?type": "lqts_type",
     r"lqts": "lqts",
+    r"lvef.*(mse|reg)": "lvef",
     r"77": DIAGNOSES,
 }
 """How the published files and their folders are called, in the order in which they are tried."""

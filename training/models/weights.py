@@ -223,7 +223,7 @@ def json_of(config: ModelConfig) -> str:
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str | bytes]) -> None:
     """The two steps of `save_network`, for any tensors and any further files."""
-    if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))):
+    if folder.exists() and not (folder.is_dir() and (_is_model(folder) or not any(folder.iterdir()))):
         raise ValueError(f"{folder} exists and is no model folder; name another, or remove it")
     new, old = (folder.with_name(folder.name + ending) for ending in (".new", ".old"))
     for left in (new, old):
@@ -241,6 +241,16 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str
     _sync(folder.parent)
     if old.exists():
         shutil.rmtree(old)
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether the folder is one of ours, so that another may take its place."""
+    try:
+        read = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    own = read.get(EMBEDDED, read) if isinstance(read, dict) else None
+    return isinstance(own, dict) and str(own.get("format")).startswith(FORMAT.partition("/")[0])
 
 
 def _sync(path: Path) -> None:

@@ -161,6 +161,13 @@ def test_damage_is_told_in_one_sentence(
     assert not (tmp_path / "m").exists()
 
 
+def test_the_source_is_never_replaced(published: Callable[..., Path]) -> None:
+    folder = published(network())
+    with pytest.raises(WeightsError, match="is the folder to be read"):
+        import_bert(folder, folder)
+    assert (folder / "evil.py").exists()
+
+
 def test_another_network_is_refused(published: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="5 outputs, and the report classifier 77"):
         import_bert(published(network(5)), tmp_path / "m")

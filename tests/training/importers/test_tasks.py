@@ -23,6 +23,7 @@ PUBLISHED = [
     ("WCR_LVEF_under_50/wcr_lvef_under_50.pt", 1, "lvef_50"),
     ("anywhere/WCR_LQTS_type.pt", 1, "lqts_type"),
     ("anywhere/lqts.pt", 1, "lqts"),
+    ("anywhere/LVEF_MSE_SL.pt", 1, "lvef"),
     ("EfficientNetV2_AFIB_5Y/model.pt", 1, "af_5y"),
     ("anywhere/lvef_under_50.pt", 2, "lvef_50"),
     ("anywhere/model.pt", 77, "77 diagnoses"),

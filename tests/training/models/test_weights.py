@@ -192,6 +192,9 @@ def test_nothing_but_a_model_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "home" / "letters.txt").write_text("dear")
     with pytest.raises(ValueError, match="no model folder"):
         save_network(net, tmp_path / "home", CONFIGS["sl"](net))
+    (tmp_path / "home" / "config.json").write_text('{"model_type": "bert"}')  # another program's
+    with pytest.raises(ValueError, match="no model folder"):
+        save_network(net, tmp_path / "home", CONFIGS["sl"](net))
     assert (tmp_path / "home" / "letters.txt").read_text() == "dear"
     (tmp_path / "empty").mkdir()
     save_network(net, tmp_path / "empty", CONFIGS["sl"](net))
