@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, LABELS
 from training.bundle import as_plain, write_bundle
-from training.commands import data, experiment, labels, weights
+from training.commands import data, evaluate, experiment, labels, weights
 from training.commands import train as training_commands
 from training.commands.train import WHOLE
 from training.compile import golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
@@ -35,6 +35,7 @@ app.add_typer(labels.app, name="labels")
 app.add_typer(weights.app)
 app.add_typer(training_commands.app)
 app.add_typer(experiment.app)
+app.add_typer(evaluate.app)
 
 Dataset = Annotated[Path, typer.Option(help="Folder that deepecg-train prepare has written.")]
 Output = Annotated[Path, typer.Argument(help="Folder of the run: checkpoints, figures, thresholds.")]

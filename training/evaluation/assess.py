@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from agent.core.labels import label
 from training.evaluation.calibration import calibration, fit_all, fit_common_temperature
 from training.evaluation.cases import Cases, shared_patients
 from training.evaluation.fairness import fairness
-from training.evaluation.intervals import Estimate, Resamples, Unit, estimate, resample, units_of
+from training.evaluation.intervals import Estimate, Resamples, Unit, estimate, rate, resample, units_of
 from training.evaluation.metrics import (
     RATES,
     Counts,
@@ -153,18 +153,18 @@ def population(cases: Cases) -> Population:
 
 def _draws(cases: Cases, settings: Settings) -> dict[Unit, Resamples]:
     """By patients, and by records where the paper's intervals are asked for; one object where the two are the same."""
-    draws: dict[Unit, Resamples] = {}
-    patients = resample(cases.patient, settings.resamples, settings.seed)
-    draws["patients"] = replace(patients, level=settings.level, threads=settings.threads)
+    patients = _resampled(cases.patient, settings)
+    draws: dict[Unit, Resamples] = {"patients": patients}
     if settings.paper:
         records = np.unique(units_of(cases, "records"), return_inverse=True)[1].reshape(-1)
-        pairs = len(np.unique(np.stack([records, patients.unit]), axis=1).T)
-        if pairs == patients.units == records.max() + 1:
-            draws["records"] = draws["patients"]
-        else:
-            of_records = resample(records, settings.resamples, settings.seed)
-            draws["records"] = replace(of_records, level=settings.level, threads=settings.threads)
+        pairs = np.unique(np.stack([records, patients.unit]), axis=1).shape[1]
+        same = pairs == patients.units == records.max() + 1
+        draws["records"] = patients if same else _resampled(records, settings)
     return draws
+
+
+def _resampled(unit: NDArray[Any], settings: Settings, stratum: NDArray[np.bool_] | None = None) -> Resamples:
+    return resample(unit, settings.resamples, settings.seed, stratum, level=settings.level, threads=settings.threads)
 
 
 def _each(draws: Mapping[Unit, Resamples], of: Callable[[Resamples], T]) -> dict[Unit, T]:
@@ -226,27 +226,21 @@ def _output(
     ranks = _ranks(cases, [i], draws, settings.weigh)
     shown = ranks
     if settings.stratified:
-        apart = _each(
-            draws,
-            lambda r: replace(
-                resample(r.unit, settings.resamples, settings.seed, cases.truth[:, i] == 1),
-                level=r.level,
-                threads=r.threads,
-            ),
-        )
+        positive = cases.truth[:, i] == 1
+        apart = _each(draws, lambda r: _resampled(r.unit, settings, positive))
         shown = _ranks(cases, [i], apart, settings.weigh)
     auroc, auprc = _estimates(shown, settings.level)
     roc, pr = curves(cases, [i], settings.weigh)
     known = cases.known(i)
-    p, positive = cases.probability[known, i], cases.truth[known, i] == 1
+    p, yes = cases.probability[known, i], cases.truth[known, i] == 1
     return replace(
         output,
         auroc=auroc,
         auprc=auprc,
         roc=roc,
         pr=pr,
-        calibration=calibration(p, positive),
-        calibration_by_mass=calibration(p, positive, kind="mass"),
+        calibration=calibration(p, yes),
+        calibration_by_mass=calibration(p, yes, kind="mass"),
     ), ranks
 
 
@@ -265,8 +259,12 @@ def _at_thresholds(
             found.append(output)
             continue
 
-        def of(rate: str, i: int = i) -> Estimate | None:
-            return estimate(value[rate][i], {u: d[rate][:, i] for u, d in drawn.items()}, settings.level)
+        def of(name: str, i: int = i, counted: Counts = output.counts) -> Estimate | None:
+            figures = {u: d[name][:, i] for u, d in drawn.items()}
+            if name in ("sensitivity", "specificity"):
+                patients = counted.positive_patients if name == "sensitivity" else counted.negative_patients
+                return rate(value[name][i], figures, patients, settings.level)
+            return estimate(value[name][i], figures, settings.level)
 
         def at_prevalence(figure: Callable[..., Array], prevalence: float, i: int = i) -> Estimate | None:
             return estimate(
@@ -279,7 +277,7 @@ def _at_thresholds(
             replace(
                 output,
                 threshold=float(at[i]),
-                rates={rate: of(rate) for rate in RATES},
+                rates={name: of(name) for name in RATES},
                 ppv_at={f"{p:g}": at_prevalence(ppv_at, p) for p in PREVALENCES},
                 npv_at={f"{p:g}": at_prevalence(npv_at, p) for p in PREVALENCES},
             )

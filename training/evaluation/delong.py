@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from training.evaluation.cases import Cases, same_cases
-from training.evaluation.intervals import LEVEL
+from training.evaluation.intervals import LEVEL, Estimate, Resamples, estimate
+from training.evaluation.metrics import ranking
 from training.evaluation.ranking import Array, Numbers
 
 MINIMUM = 5
@@ -154,8 +155,6 @@ def compare_all(
     Raises:
         ValueError: the cases are not the same.
     """
-    from dataclasses import replace
-
     second = same_cases(first, second)
     found: dict[str, Comparison] = {}
     left: list[str] = []
@@ -180,6 +179,31 @@ def compare_all(
             found[name] = result
     corrected = holm([result.p for result in found.values()])
     return {name: replace(result, p_holm=p) for (name, result), p in zip(found.items(), corrected, strict=True)}, left
+
+
+def macro_difference(first: Cases, second: Cases, names: Sequence[str], resamples: Resamples) -> Estimate | None:
+    """The second's macro AUROC minus the first's over these outputs, with an interval from the same draws of both.
+
+    ``second`` holds the cases of ``first`` in their order (`cases.same_cases`); a case that either has not scored
+    counts for neither. In a draw the mean is over the outputs that exist in it.
+    """
+    value, draws = [], []
+    for name in names:
+        i, j = first.names.index(name), second.names.index(name)
+        both = first.known(i) & second.known(j)
+        sides = []
+        for cases, column in ((first, i), (second, j)):
+            ranked = ranking(cases.select(both), [column], resamples.unit[both], resamples.units)
+            sides.append((ranked.point()[0], resamples.ranked(ranked)[0]))
+        value.append(sides[1][0] - sides[0][0])
+        draws.append(sides[1][1] - sides[0][1])
+    if not value:
+        return None
+    drawn = np.stack(draws)
+    there = np.isfinite(drawn)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(there, drawn, 0.0).sum(axis=0) / there.sum(axis=0)
+    return estimate(float(np.mean(value)), {"patients": mean}, resamples.level)
 
 
 def means(found: Mapping[str, Comparison]) -> tuple[float, float]:

@@ -4,7 +4,8 @@ The published claim is that true and false positive rates differ by less than .0
 told with its interval from drawing patients, the same draws in every group. Three things keep it honest: a group with
 fewer than ``minimum`` patients of a kind has no figure; the largest minus the smallest of several groups is positive by
 chance alone, so that it may *confirm* the claim (its upper bound is below .010) but not refute it; refuting takes one
-group whose difference from the reference lies wholly beyond .010 with Bonferroni's correction for the groups.
+group whose difference from the reference lies wholly beyond .010 with Bonferroni's correction for the groups. Over many
+outputs a few are still beyond it by chance.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation.cases import Cases
-from training.evaluation.intervals import Estimate, Resamples, estimate, interval
+from training.evaluation.intervals import Estimate, Resamples, estimate, interval, rate
 from training.evaluation.metrics import Counts, Weigh, cells, counts, ranking
 from training.evaluation.ranking import Array
 
@@ -53,12 +54,21 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """The largest minus the smallest of several figures."""
+
+    value: float
+    at_most: float | None
+    """Upper bound of the two-sided interval. There is no lower one: a spread is positive by chance alone, and drawing
+    again adds to it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Disparity:
     """How far one figure differs over the groups that have it."""
 
     figure: str
-    spread: Estimate
-    """The largest minus the smallest."""
+    spread: Spread
     highest: str
     lowest: str
     from_reference: Mapping[str, Estimate]
@@ -74,11 +84,11 @@ class Fairness:
     output: str
     attribute: str
     reference: str
-    """The largest group that has figures, unless one was chosen."""
+    """The largest group, unless one was chosen."""
     groups: tuple[Group, ...]
     disparities: tuple[Disparity, ...]
     """Of tpr, fpr and auroc, where two groups have it."""
-    equalised_odds: Estimate | None
+    equalised_odds: Spread | None
     """The larger of the spreads of tpr and fpr."""
 
 
@@ -200,12 +210,7 @@ def _disparity(
     there = np.flatnonzero(np.isfinite(value)).tolist()
     if len(there) < 2:
         return None
-    spread = estimate(
-        float(value[there].max() - value[there].min()),
-        {"patients": draws[:, there].max(axis=1) - draws[:, there].min(axis=1)},
-        level,
-    )
-    assert spread is not None
+    spread = _spread(float(value[there].max() - value[there].min()), _range(draws[:, there]), level)
     at = names.index(reference)
     others = [k for k in there if k != at] if at in there else []
     from_reference: dict[str, Estimate] = {}
@@ -217,7 +222,7 @@ def _disparity(
             from_reference[names[k]] = found
         strict = interval(away, 1 - (1 - level) / len(others))
         beyond |= strict is not None and (strict.lower > CLAIM or strict.upper < -CLAIM)
-    small = spread.patients is not None and spread.patients.upper < CLAIM
+    small = spread.at_most is not None and spread.at_most < CLAIM
     return Disparity(
         figure=figure,
         spread=spread,
@@ -228,17 +233,24 @@ def _disparity(
     )
 
 
+def _range(draws: Array) -> Array:
+    """(R,) the largest minus the smallest of each draw (R, groups); NaN where one is void."""
+    return np.asarray(draws.max(axis=1) - draws.min(axis=1))
+
+
+def _spread(value: float, draws: Array, level: float) -> Spread:
+    found = interval(draws, level)
+    return Spread(value, None if found is None else found.upper)
+
+
 def _equalised_odds(
     found: Sequence[Disparity], value: Mapping[str, Array], draws: Mapping[str, Array], level: float
-) -> Estimate | None:
+) -> Spread | None:
     spreads = {d.figure: d.spread.value for d in found}
     if not {"tpr", "fpr"} <= set(spreads):
         return None
-    both = []
-    for figure in ("tpr", "fpr"):
-        there = np.isfinite(value[figure])
-        both.append(draws[figure][:, there].max(axis=1) - draws[figure][:, there].min(axis=1))
-    return estimate(max(spreads["tpr"], spreads["fpr"]), {"patients": np.maximum(*both)}, level)
+    ranges = [_range(draws[figure][:, np.isfinite(value[figure])]) for figure in ("tpr", "fpr")]
+    return _spread(max(spreads["tpr"], spreads["fpr"]), np.maximum(*ranges), level)
 
 
 def fairness(
@@ -254,7 +266,7 @@ def fairness(
     """By each attribute: all outputs pooled, their mean, then each output that any group has figures of.
 
     ``resamples`` are of patients; without ``thresholds`` (L,) there are no rates, only AUROC and AUPRC. ``reference``
-    names a group for an attribute ("sex": "men"); otherwise it is the largest with figures.
+    names a group for an attribute ("sex": "men"); otherwise it is the largest.
 
     Raises:
         ValueError: a reference group is not there.
@@ -294,10 +306,15 @@ def _one(
     level: float,
 ) -> Fairness:
     single = output not in (POOLED, MEAN)
-    figures = {
-        f: [estimate(float(value[f][k]), {"patients": draws[f][:, k]}, level) for k in range(len(found.names))]
-        for f in FIGURES
-    }
+
+    def figure(f: str, k: int) -> Estimate | None:
+        of = draws[f][:, k]
+        if single and f in ("tpr", "fpr"):
+            counted = found.counts[k][j]
+            patients = counted.positive_patients if f == "tpr" else counted.negative_patients
+            return rate(float(value[f][k]), {"patients": of}, patients, level)
+        return estimate(float(value[f][k]), {"patients": of}, level)
+
     groups = []
     for k, name in enumerate(found.names):
         of = [found.counts[k][j]] if single else list(found.counts[k])
@@ -310,15 +327,18 @@ def _one(
                 positive_patients=sum(c.positive_patients for c in of),
                 negative_patients=sum(c.negative_patients for c in of),
                 prevalence=sum(c.positive for c in of) / known if known and output != MEAN else None,
-                tpr=figures["tpr"][k],
-                fpr=figures["fpr"][k],
-                auroc=figures["auroc"][k],
-                auprc=figures["auprc"][k],
-                lacking=of[0].lacking(minimum) if single else "" if figures["auroc"][k] else "too few outputs",
+                tpr=figure("tpr", k),
+                fpr=figure("fpr", k),
+                auroc=figure("auroc", k),
+                auprc=figure("auprc", k),
+                lacking=of[0].lacking(minimum)
+                if single
+                else ""
+                if np.isfinite(value["auroc"][k])
+                else "too few outputs",
             )
         )
-    there = [g for g in groups if g.tpr or g.fpr or g.auroc]
-    reference = chosen or max(there or groups, key=lambda g: g.records).name
+    reference = chosen or max(groups, key=lambda g: g.records).name
     disparities = [_disparity(f, found.names, value[f], draws[f], reference, level) for f in ("tpr", "fpr", "auroc")]
     kept = tuple(d for d in disparities if d is not None)
     return Fairness(

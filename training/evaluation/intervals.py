@@ -10,7 +10,9 @@ Records of one patient resemble each other, so drawing records makes intervals t
 Drawing patients (each with all of its records) does not; it is what this project reports first.
 
 A resample in which a figure does not exist (no positive was drawn) is left out of the percentiles and counted as void.
-Beyond `MAX_VOID` of them there is no interval at all. ``stratified`` draws units with and without a positive apart, so
+Beyond `MAX_VOID` of them there is no interval at all. Nor is there one where every draw gives the same (no finding was
+missed, so none is missed in any resample): that is not certainty. A rate then has the exact binomial interval over its
+patients. ``stratified`` draws units with and without a positive apart, so
 that none is void: the interval is then one given the number of positive units.
 """
 
@@ -45,6 +47,8 @@ class Interval:
     upper: float
     void: int = 0
     """Resamples in which the figure did not exist."""
+    exact: bool = False
+    """Clopper and Pearson's over patients, because every resample gave the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,13 @@ class Resamples:
 
 
 def resample(
-    unit: NDArray[np.generic], resamples: int, seed: int, stratum: NDArray[np.bool_] | None = None
+    unit: NDArray[np.generic],
+    resamples: int,
+    seed: int,
+    stratum: NDArray[np.bool_] | None = None,
+    *,
+    level: float = LEVEL,
+    threads: int = 1,
 ) -> Resamples:
     """Draws of the distinct values of ``unit`` (n,), with replacement, as many as there are.
 
@@ -126,7 +136,7 @@ def resample(
             drawn = np.concatenate([pool[rng.integers(0, len(pool), len(pool))] for pool in pools if len(pool)])
             row[:] = np.minimum(np.bincount(drawn, minlength=len(names)), 255)  # 255 of one unit never happens
         blocks.append(np.ascontiguousarray(rows.T))
-    return Resamples(who.reshape(-1), tuple(blocks))
+    return Resamples(who.reshape(-1), tuple(blocks), level, threads)
 
 
 def units_of(cases: Cases, unit: Unit) -> NDArray[np.str_]:
@@ -137,10 +147,10 @@ def units_of(cases: Cases, unit: Unit) -> NDArray[np.str_]:
 
 
 def interval(draws: Array, level: float = LEVEL) -> Interval | None:
-    """The percentile interval of draws (R,), NaN = void; None where too many are void."""
+    """The percentile interval of draws (R,), NaN = void; None where too many are void, or all are the same."""
     there = draws[np.isfinite(draws)]
     void = len(draws) - len(there)
-    if len(there) == 0 or void > MAX_VOID * len(draws):
+    if len(there) == 0 or void > MAX_VOID * len(draws) or there.min() == there.max():
         return None
     tail = 50 * (1 - level)
     lower, upper = np.percentile(there, [tail, 100 - tail])
@@ -152,3 +162,17 @@ def estimate(value: float, draws: dict[Unit, Array], level: float = LEVEL) -> Es
     if not np.isfinite(value):
         return None
     return Estimate(float(value), **{unit: interval(of, level) for unit, of in draws.items()})
+
+
+def rate(value: float, draws: dict[Unit, Array], patients: int, level: float = LEVEL) -> Estimate | None:
+    """A rate that rests on so many patients: as `estimate`, but exact where none, or all, of them are found.
+
+    With m patients and not one error, the share of patients with an error is below 1 − (tail)^(1/m) (Clopper, Pearson
+    1934); resampling would say that it is zero.
+    """
+    found = estimate(value, draws, level)
+    if found is None or value not in (0.0, 1.0) or patients == 0:
+        return found
+    tail = ((1 - level) / 2) ** (1 / patients)
+    exact = Interval(tail, 1.0, exact=True) if value == 1.0 else Interval(0.0, 1 - tail, exact=True)
+    return Estimate(value, **dict.fromkeys(draws, exact))

@@ -164,7 +164,7 @@ def choose(
     return Thresholds(
         names=validation.names,
         value=value,
-        origin=f"{rule}, chosen on {len(set(validation.patient.tolist()))} validation patients",
+        origin=f"{rule}, chosen on {len(set(validation.patient.tolist())):,} validation patients",
         warnings=tuple(warnings),
         patients=frozenset(validation.patient.tolist()),
     )

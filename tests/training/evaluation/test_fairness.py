@@ -61,6 +61,8 @@ def test_differences_add_up(cases: Cases) -> None:
             assert there[d.lowest] == min(there.values())
             for name, difference in d.from_reference.items():
                 assert difference.value == pytest.approx(there[name] - there[found.reference])
+            if d.spread.at_most is not None:
+                assert d.spread.at_most > 0
         if found.equalised_odds is not None:
             spreads = {d.figure: d.spread.value for d in found.disparities}
             assert found.equalised_odds.value == max(spreads["tpr"], spreads["fpr"])
