@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +32,19 @@ from training.importers.names import Limits, Name, StorageRef, TensorRef, Weight
 from training.importers.unpickler import storage_of, unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+SAFE_TYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""How safetensors calls the types of `training.importers.names.STORAGES`."""
 _ENCRYPTED, _STORED = 1, zipfile.ZIP_STORED
 
 
@@ -42,7 +56,7 @@ class Archive:
     """In words: how the file is laid out."""
     root: Any
     """What the pickle describes; of safetensors, the tensors by name."""
-    _bytes_of: Callable[[StorageRef], bytes | bytearray | memoryview]
+    _bytes_of: Callable[[StorageRef], bytes]
     _last: tuple[StorageRef, Tensor] | None = field(default=None)
 
     def read(self, ref: TensorRef) -> Tensor:
@@ -128,18 +142,10 @@ def _what_else(head: bytes) -> str:
 def _zip(file: BinaryIO, limits: Limits) -> Archive:
     try:
         with zipfile.ZipFile(file) as archive:
-            entries = _entries(archive.infolist(), _length(file), limits)
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        struct.error,
-        ValueError,
-        OverflowError,
-        NotImplementedError,
-    ) as e:
-        if isinstance(e, WeightsError):
-            raise
+            found = archive.infolist()
+    except (zipfile.BadZipFile, struct.error, ValueError, OverflowError, NotImplementedError) as e:
         raise WeightsError(f"the archive is cut off or damaged ({e}): download it again") from None
+    entries = _entries(found, _length(file), limits)
     roots = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise WeightsError(
@@ -254,18 +260,23 @@ def _is_safetensors(head: bytes, length: int) -> bool:
 
 
 def _safetensors(path: Path) -> Archive:
+    root = {}
     try:
         with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+            for name in file.keys():  # noqa: SIM118  (it is no dict)
+                kind, shape = file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape())
+                if kind not in SAFE_TYPES:
+                    raise WeightsError(f"{name} has the type {kind}, which no network here has")
+                storage = StorageRef(name, SAFE_TYPES[kind], prod(shape))
+                stride = tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
+                root[name] = TensorRef(storage, 0, shape, stride, storage.dtype)
     except SafetensorError as e:
         raise WeightsError(f"the safetensors file is cut off or damaged ({e}): download it again") from None
-    root = {}
-    for name, tensor in tensors.items():
-        storage = StorageRef(name, tensor.dtype, tensor.numel())
-        root[name] = TensorRef(storage, 0, tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
-    def bytes_of(storage: StorageRef) -> memoryview:
-        return memoryview(tensors[storage.key].reshape(-1).view(torch.uint8).numpy())
+    def bytes_of(storage: StorageRef) -> bytes:
+        with safe_open(str(path), framework="pt") as file:
+            tensor: Tensor = file.get_tensor(storage.key)
+        return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
 
     return Archive("safetensors", root, bytes_of)
 

@@ -96,9 +96,11 @@ def import_file(
         layout = layout_of(found.tensors, asked.family)
         refs = {ours: found.tensors[theirs] for ours, theirs in layout.keys.items()}
         net, notes = _network(layout, refs, settings, asked)
-        inner = {path.removeprefix(layout.prefix): module for path, module in found.modules.items()}
+        inner = {place.removeprefix(layout.prefix): module for place, module in found.modules.items()}
         if other := differences(net, inner):
             raise WeightsError(f"its modules compute something else than {NAMES[layout.family]}: {some(other)}")
+        if layout.prefix and found.modules:
+            notes += ("what the module around the network does to its input or output was not taken over",)
         task = asked.task or ("pretraining" if isinstance(net, Pretraining) else task_of(path, net.config.labels))
         tensors = _read(archive, refs, net, path.name, progress=progress)
         net, folded = _one_column(net, tensors, task, asked, settings)

@@ -233,6 +233,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str
     save_file(dict(tensors), str(new / WEIGHTS), metadata={"format": "pt"})
     for name, text in texts.items():
         (new / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        (new / WEIGHTS).chmod((new / name).stat().st_mode)  # safetensors lets nobody else read what it writes
     for path in (*new.iterdir(), new):
         _sync(path)
     if folder.exists():

@@ -66,18 +66,26 @@ def test_tensors_are_those_that_torch_wrote(save: Callable[..., Path], form: str
         assert archive.form == name
 
 
-def test_newer_types_and_no_checksums(save: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_file_without_checksums(save: Callable[..., Path]) -> None:
     torch.serialization.set_crc32_options(False)
     try:
         path = save(state())
     finally:
         torch.serialization.set_crc32_options(True)
     same(path, state())
+
+
+def test_safetensors(tmp_path: Path) -> None:
     expected = {key: value.detach().contiguous().clone() for key, value in sorted(state().items())}
-    save_file(expected, tmp_path / "w.safetensors")
-    with open_archive(tmp_path / "w.safetensors") as archive:
+    path = tmp_path / "w.safetensors"
+    save_file(expected, path)
+    with open_archive(path) as archive:
         assert archive.form == "safetensors"
+        assert sorted(archive.root) == list(expected)
         assert all(torch.equal(archive.read(archive.root[key]), value) for key, value in expected.items())
+    save_file({"z": torch.zeros(2, dtype=torch.complex64)}, path)
+    with pytest.raises(WeightsError, match="z has the type C64"), open_archive(path):
+        pass
 
 
 @pytest.mark.parametrize(

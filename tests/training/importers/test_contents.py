@@ -21,6 +21,8 @@ from training.importers.contents import Contents, contents, differences, package
 from training.importers.names import Foreign, Limits, Name, WeightsError
 from training.importers.unpickler import unpickle
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+
 OMEGACONF = {
     "2.0.6": (
         "c-n20X>-#s5Qfu>wr-(7p)L0f0eWzkJCp(i3IWVzj$#x?iQGDNURx=27|p;3X8Lpa39RI5s5@lxVdc?2@4LH_es%{*i#J)2#Et2C7)Tw2P3H"

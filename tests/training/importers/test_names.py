@@ -91,6 +91,7 @@ def test_keys_are_flat() -> None:
             key_of(key)
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 def test_types_of_storages_are_torch_s() -> None:
     for name, dtype in names.STORAGES.items():
         if name != "UntypedStorage":

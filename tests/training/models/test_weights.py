@@ -64,6 +64,7 @@ def test_what_was_saved_comes_back(tmp_path: Path, kind: str) -> None:
         ours, theirs = net.eval()(x), again(x)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
     # The same content is the same bytes, and a loaded network can be saved again, over itself too.
