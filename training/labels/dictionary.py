@@ -1,7 +1,8 @@
 """Labels from a report's words: its mentions, and what they say together.
 
 `scope` says how the words are read. What they say then becomes labels by the rules of `training.data.codes`, as if
-codes had said it: a stated rhythm excludes the others, atrial fibrillation is irregular, pacing hides what lies beneath.
+codes had said it: a stated rhythm excludes the others, a sinus rhythm without ectopy is regular, pacing hides what lies
+beneath.
 """
 
 from __future__ import annotations

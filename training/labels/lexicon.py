@@ -219,10 +219,12 @@ def languages_of(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=100_000)
 def _corrected(word: str, language: str) -> str:
-    """The word, or the one that it is a misspelling of: about one letter in eight, never the first."""
+    """The word, or the one that it is a misspelling of: about one letter in eight, or one too many before it."""
     vocabulary = lexicon(language).spelling
     if word in lexicon(language).words or any(word.startswith(known) or known.startswith(word) for known in vocabulary):
         return word
+    if word[1:] in vocabulary:  # a key struck before it
+        return word[1:]
     alike = [known for known in vocabulary if known[0] == word[0] and abs(len(known) - len(word)) <= 1]
     near = difflib.get_close_matches(word, alike, n=1, cutoff=0.87)
     return near[0] if near else word

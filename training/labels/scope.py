@@ -64,7 +64,7 @@ class _Place:
 
 
 def longest(hits: Sequence[Hit]) -> list[Hit]:
-    """Hits that do not overlap, in order: the longest first; of equal ones findings, then cues, and what is spelled out.
+    """Hits that do not overlap, in order: the longest; of equal ones findings, then cues, then what is spelled out.
 
     A cue that is found on both sides ("chronisch") becomes one of either side.
     """
@@ -120,7 +120,7 @@ def _clear(gap: str, lex: Lexicon, reach: int) -> bool:
     """May a cue act over these words? Other cues and places among them are blank."""
     if _words(gap) > reach or lex.breaks.search(gap):
         return False
-    if "(" in gap and _words(gap.rpartition("(")[2]):  # a remark of its own
+    if "(" in gap and _words(gap.rpartition("(")[2]):
         return False
     return "\n" not in gap.strip(" ") or not gap.strip("\n ,:(")
 
@@ -146,8 +146,11 @@ def _targets(cue: Hit, findings: Sequence[Hit], text: str, lex: Lexicon) -> list
         at_once = not gap.strip(" ")
         if not _bears(cue, findings[after], gap, lex):
             after, at_once = None, False
-    if before is not None and not _bears(cue, findings[before], text[findings[before].end : cue.start], lex):
-        before = None
+    if before is not None:
+        gap = text[findings[before].end : cue.start]
+        remark = text[cue.end :].partition(")")[0] if gap.rstrip().endswith("(") else ""
+        if _words(remark) or not _bears(cue, findings[before], gap, lex):  # "(fragl. respiratorisch)" is of its own
+            before = None
     if cue.side == "before" or (cue.side == "either" and (before is None or at_once)):
         before = None
     elif cue.side in ("after", "either"):
