@@ -8,9 +8,20 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
+from statsmodels.stats.proportion import proportion_confint
 
 from training.evaluation.cases import Cases
-from training.evaluation.intervals import BLOCK, MAX_VOID, Estimate, Interval, estimate, interval, resample, units_of
+from training.evaluation.intervals import (
+    BLOCK,
+    MAX_VOID,
+    Estimate,
+    Interval,
+    estimate,
+    interval,
+    rate,
+    resample,
+    units_of,
+)
 from training.evaluation.metrics import cells, confusion, ranking
 from training.evaluation.ranking import rank
 
@@ -93,7 +104,7 @@ def test_void_draws_are_left_out_and_too_many_are_no_interval() -> None:
     assert interval(np.array([])) is None
     assert estimate(float("nan"), {"patients": np.linspace(0, 1, 9)}) is None
     assert estimate(0.5, {"patients": draws}) == Estimate(0.5, None)
-    assert isinstance(estimate(0.5, {"records": np.ones(9)}).records, Interval)  # type: ignore[union-attr]
+    assert isinstance(estimate(0.5, {"records": np.linspace(0, 1, 9)}).records, Interval)  # type: ignore[union-attr]
 
 
 def test_one_positive_patient_has_no_interval_unless_stratified() -> None:
@@ -136,3 +147,26 @@ def test_intervals_cover_the_truth() -> None:
 
 def test_drawing_records_is_too_sure_where_patients_have_several() -> None:
     assert coverage(6, by_patient=False) < 0.75
+
+
+def test_a_rate_of_one_is_not_certain() -> None:
+    """Twenty of twenty found: every resample says 1, the exact interval begins at .83."""
+    same = {"patients": np.ones(100)}
+    assert interval(np.ones(100)) is None
+    found = rate(1.0, same, 20)
+    assert found is not None
+    assert found.patients is not None
+    assert found.patients.exact
+    assert (found.patients.lower, found.patients.upper) == pytest.approx(proportion_confint(20, 20, method="beta"))
+    none = rate(0.0, same, 20)
+    assert none is not None
+    assert none.patients is not None
+    assert (none.patients.lower, none.patients.upper) == pytest.approx(proportion_confint(0, 20, method="beta"))
+    between = rate(0.5, {"patients": np.linspace(0, 1, 100)}, 20)
+    assert between is not None
+    assert between.patients is not None
+    assert not between.patients.exact
+    assert rate(float("nan"), same, 20) is None
+    bare = rate(1.0, same, 0)
+    assert bare is not None
+    assert bare.patients is None
