@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from agent.core.labels import LABEL_NAMES
 from training.data.recording import Labels, fold_of
-from training.labels.dictionary import Mention, labels_of_mentions, mentions
+from training.labels.dictionary import labels_of_mentions, mentions
 from training.labels.explain import explain
 from training.labels.lexicon import LANGUAGES
 from training.labels.reports import Report, read_reports
+from training.labels.scope import Mention
 
 if TYPE_CHECKING:
     from training.labels.learn import Examples
@@ -265,15 +266,15 @@ def score_command(
     from training.labels.compare import compare
 
     rows = list(read_reports(reports, text=column, folds=folds_of(folds) if folds else None))
-    reader = None
+    classified = None
     if classifier is not None:
         import torch
 
         from training.labels.classifier import ReportClassifier
 
         torch.set_num_threads(threads)
-        reader = ReportClassifier.load(classifier)
-    found = compare(rows, reader, resamples=resamples, words=words, progress=True)
+        classified = ReportClassifier.load(classifier).labels([row.text for row in rows], progress=True)
+    found = compare(rows, classified, resamples=resamples, words=words, progress=True)
     typer.echo(found.as_text())
     if out is not None:
         out.write_text(json.dumps(found.as_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")

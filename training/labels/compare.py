@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.labels.classifier import ReportClassifier
 from training.labels.dictionary import considered, labels_of_mentions, mentions, unread
 from training.labels.lexicon import languages_of
 from training.labels.reports import Report
@@ -93,22 +92,22 @@ def group_of(text: str) -> str:
 
 def compare(
     reports: Sequence[Report],
-    classifier: ReportClassifier | None = None,
+    classified: Matrix | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
     words: int = 0,
     progress: bool = False,
 ) -> Comparison:
-    """Read every report by every reader and score the labels against the codes.
+    """Read every report by the dictionary, and score its labels and a classifier's against the codes.
 
     Args:
         reports: With their truth.
-        classifier: None = the dictionary alone.
+        classified: (n, 77) labels by a classifier; None = the dictionary alone.
         resamples: For the intervals.
         seed: Of the resampling.
         words: How many of the most frequent unread words to count; a development tool, 0 = none.
-        progress: Bars to stderr.
+        progress: A bar to stderr.
 
     Raises:
         ValueError: there are no reports, or one has no truth.
@@ -117,9 +116,8 @@ def compare(
     texts = [report.text for report in reports]
     by_dictionary, doubt, recognised = _by_dictionary(texts, progress=progress)
     read: dict[str, Matrix] = {DICTIONARY: by_dictionary, DOUBT: doubt_said(by_dictionary, doubt)}
-    if classifier is not None:
-        read[CLASSIFIER] = classifier.labels(texts, progress=progress)
-        read[UNION] = union(by_dictionary, read[CLASSIFIER])
+    if classified is not None:
+        read[CLASSIFIER], read[UNION] = classified, union(by_dictionary, classified)
     group = np.array([group_of(text) for text in texts])
     languages = [name for name, _ in Counter(group.tolist()).most_common()]
     patients, ids = np.array([r.patient for r in reports]), [r.id for r in reports]
