@@ -1,6 +1,6 @@
 """How fast a dataset gives its windows from the page cache, one thread. Prints JSON::
 
-    python tests/benchmarks/bench_batches.py DATASET
+python tests/benchmarks/bench_batches.py DATASET
 """
 
 from __future__ import annotations
