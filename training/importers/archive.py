@@ -28,7 +28,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from training.importers.names import Limits, Name, StorageRef, TensorRef, WeightsError
+from training.importers.names import Limits, Name, StorageRef, TensorRef, WeightsError, short
 from training.importers.unpickler import storage_of, unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -144,7 +144,7 @@ def _zip(file: BinaryIO, limits: Limits) -> Archive:
         with zipfile.ZipFile(file) as archive:
             found = archive.infolist()
     except (zipfile.BadZipFile, struct.error, ValueError, OverflowError, NotImplementedError) as e:
-        raise WeightsError(f"the archive is cut off or damaged ({e}): download it again") from None
+        raise WeightsError(f"the archive is cut off or damaged ({short(e)}): download it again") from None
     entries = _entries(found, _length(file), limits)
     roots = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(roots) != 1:
@@ -193,7 +193,7 @@ def _stored(file: BinaryIO, entry: zipfile.ZipInfo) -> bytes:
     """An entry's bytes. PyTorch compresses none but TorchScript's code, which is not read."""
     if entry.compress_type != _STORED or entry.compress_size != entry.file_size:
         raise WeightsError(f"entry {entry.filename[:100]!r} is compressed, which PyTorch's never is: do not trust it")
-    local = _at(file, entry.header_offset, 30)
+    local = _at(file, entry.header_offset, 30) if entry.header_offset >= 0 else b""
     if len(local) < 30 or local[:4] != b"PK\x03\x04":
         raise WeightsError(f"entry {entry.filename[:100]!r} is not where the archive says: the file is damaged")
     name, extra = struct.unpack("<HH", local[26:30])
@@ -266,12 +266,12 @@ def _safetensors(path: Path) -> Archive:
             for name in file.keys():  # noqa: SIM118  (it is no dict)
                 kind, shape = file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape())
                 if kind not in SAFE_TYPES:
-                    raise WeightsError(f"{name} has the type {kind}, which no network here has")
+                    raise WeightsError(f"{short(name)} has the type {kind}, which no network here has")
                 storage = StorageRef(name, SAFE_TYPES[kind], prod(shape))
                 stride = tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
                 root[name] = TensorRef(storage, 0, shape, stride, storage.dtype)
     except SafetensorError as e:
-        raise WeightsError(f"the safetensors file is cut off or damaged ({e}): download it again") from None
+        raise WeightsError(f"the safetensors file is cut off or damaged ({short(e)}): download it again") from None
 
     def bytes_of(storage: StorageRef) -> bytes:
         with safe_open(str(path), framework="pt") as file:

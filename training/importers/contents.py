@@ -67,6 +67,8 @@ def _of_dict(root: Mapping[Any, Any], limits: Limits) -> Contents:
     if not tensors:
         what = f"keys {', '.join(sorted(map(short, others))[:5])}" if others else "nothing"
         raise WeightsError(f"the file holds {what}, but no tensor; give a state dict, a module, or a checkpoint")
+    for name in tensors:
+        _check(name, limits)
     if others:
         raise WeightsError(
             f"beside {len(tensors)} tensors the file holds {len(others)} other things "
@@ -122,8 +124,9 @@ def _modules(root: Foreign, limits: Limits, *, script: bool) -> Iterator[tuple[s
 
 
 def _check(name: Any, limits: Limits) -> None:
-    if not isinstance(name, str) or len(name) > limits.letters:
-        raise WeightsError("the file's modules have names that no module has")
+    """A name that a sentence can hold, and that grows no path without end."""
+    if not isinstance(name, str) or not 0 < len(name) <= limits.letters or not name.isprintable():
+        raise WeightsError("the file has modules or tensors with names that none has: it is damaged")
 
 
 def _is_simple(value: Any) -> bool:

@@ -38,7 +38,7 @@ class Limits:
     depth: int = 100
     """Of modules within modules."""
     letters: int = 200
-    """Of a module's or tensor's name."""
+    """Of a module's name, or of a tensor's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +196,8 @@ def key_of(value: Any) -> Any:
 
 
 def short(what: Any) -> str:
-    """What a sentence can hold of it."""
-    text = " ".join(str(what).split())
+    """What a sentence can hold of it: one line, without what would steer a terminal."""
+    text = "".join(letter if letter.isprintable() else " " for letter in " ".join(str(what).split()))
     return text if len(text) <= 100 else text[:100] + "…"
 
 

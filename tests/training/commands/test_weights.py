@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from training import cli
 from training.commands.weights import app
 from training.models.sl import Block, DeepECGSL, SLConfig
 from training.models.ssl import DeepECGSSL, SSLConfig
@@ -60,13 +60,13 @@ def test_a_folder_takes_no_options(tmp_path: Path) -> None:
     assert "takes no options" in str(result.exception)
 
 
-def test_at_the_terminal(tmp_path: Path) -> None:
+def test_at_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
-    code = "from training.cli import main; import sys; sys.argv = ['deepecg-train', *sys.argv[1:]]; main()"
-    command = [sys.executable, "-c", code, "import", str(tmp_path / "net.pt"), str(tmp_path / "m")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == [
+    monkeypatch.setattr(sys, "argv", ["deepecg-train", "import", str(tmp_path / "net.pt"), str(tmp_path / "m")])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    assert e.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
         f"deepecg-train: {tmp_path / 'net.pt'}: this is a Git LFS pointer, not the weights: "
         "run git lfs pull, or download the file itself"
     ]

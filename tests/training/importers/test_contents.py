@@ -148,6 +148,10 @@ def test_checkpoints_hold_the_state_under_a_key(save: Callable[..., Path], key: 
     [
         ([1, 2], "holds a list"),
         ({}, "holds nothing"),
+        ({"a\nb": torch.ones(1)}, "names that none has"),
+        ({"\x1b[2J": torch.ones(1)}, "names that none has"),
+        ({"": torch.ones(1)}, "names that none has"),
+        ({"a\nb": 1}, "keys a b, but no tensor"),
         ({"epoch": 1, "loss": 0.5}, "keys epoch, loss, but no tensor"),
         ({"w": torch.ones(1), "epoch": 1, "mean": [1]}, r"2 other things \(epoch, mean\)"),
         (Namespace(a=1), "argparse.Namespace without any named tensor"),
@@ -173,9 +177,9 @@ def test_modules_without_end_are_refused(save: Callable[..., Path]) -> None:
         many = module_of({"a": many, "b": many})
     with pytest.raises(WeightsError, match="nested without end"):
         contents(many)
-    with pytest.raises(WeightsError, match="names that no module has"):
+    with pytest.raises(WeightsError, match="names that none has"):
         contents(module_of({"a" * 201: module_of({})}))
-    with pytest.raises(WeightsError, match="names that no module has"):
+    with pytest.raises(WeightsError, match="names that none has"):
         contents(module_of({1: module_of({})}))  # type: ignore[dict-item]
     with pytest.raises(WeightsError, match="more than 8 tensors"):
         found(save(net()), Limits(names=8))
