@@ -239,8 +239,8 @@ def _output(
         auprc=auprc,
         roc=roc,
         pr=pr,
-        calibration=calibration(p, yes),
-        calibration_by_mass=calibration(p, yes, kind="mass"),
+        calibration=calibration(p, yes, patient=cases.patient[known]),
+        calibration_by_mass=calibration(p, yes, kind="mass", patient=cases.patient[known]),
     ), ranks
 
 
@@ -292,7 +292,7 @@ def _calibrated(test: Cases, validation: Cases, outputs: list[Output]) -> list[O
     found = []
     for i, output in enumerate(outputs):
         known = test.known(i)
-        p, positive = test.probability[known, i], test.truth[known, i] == 1
+        p, positive, who = test.probability[known, i], test.truth[known, i] == 1, test.patient[known]
         temperature, platt = temperatures.get(output.name), platts.get(output.name)
         old = before.get(output.name)
         if output.lacking:
@@ -306,9 +306,9 @@ def _calibrated(test: Cases, validation: Cases, outputs: list[Output]) -> list[O
             replace(
                 output,
                 temperature=temperature,
-                after_temperature=calibration(temperature.apply(p), positive) if temperature else None,
+                after_temperature=calibration(temperature.apply(p), positive, patient=who) if temperature else None,
                 platt=platt,
-                after_platt=calibration(platt.apply(p), positive) if platt else None,
+                after_platt=calibration(platt.apply(p), positive, patient=who) if platt else None,
                 validation_prevalence=old,
                 prior=prior,
             )

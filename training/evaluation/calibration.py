@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,10 @@ class Bin:
     """Share of positives."""
     lower: float
     upper: float
-    """Wilson's 95 % interval of ``observed``; it takes the cases as independent."""
+    """Wilson's 95 % interval of ``observed``, as if each patient in the bin counted once: a patient's windows resemble
+    each other."""
     count: int
+    patients: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,13 @@ def wilson(positive: Array, count: Array, level: float = 0.95) -> tuple[Array, A
 
 
 def calibration(
-    probability: Numbers, positive: NDArray[np.bool_], count: int = BINS, kind: Kind = "width"
+    probability: Numbers,
+    positive: NDArray[np.bool_],
+    count: int = BINS,
+    kind: Kind = "width",
+    patient: NDArray[Any] | None = None,
 ) -> Calibration:
-    """Reliability of known cases (n,).
+    """Reliability of known cases (n,), each of them counting one; without ``patient`` each is of a patient of its own.
 
     Raises:
         ValueError: there is none.
@@ -99,7 +105,11 @@ def calibration(
     _, of = np.unique(bins_of(p, count, kind), return_inverse=True)
     n = np.bincount(of).astype(np.float64)
     predicted, observed = np.bincount(of, p) / n, np.bincount(of, y) / n
-    lower, upper = wilson(observed * n, n)
+    patients = n
+    if patient is not None:
+        _, who = np.unique(patient, return_inverse=True)
+        patients = np.bincount(np.unique(np.stack([of, who.reshape(-1)]), axis=1)[0], minlength=len(n)).astype(float)
+    lower, upper = wilson(observed * patients, patients)
     gap, share, base = np.abs(observed - predicted), n / len(p), float(y.mean())
     score = float(np.mean((p - y) ** 2))
     reliability = float(share @ (observed - predicted) ** 2)
@@ -107,8 +117,8 @@ def calibration(
     uncertainty = base * (1 - base)
     return Calibration(
         bins=tuple(
-            Bin(float(a), float(b), float(c), float(d), int(e))
-            for a, b, c, d, e in zip(predicted, observed, lower, upper, n, strict=True)
+            Bin(float(a), float(b), float(c), float(d), int(e), int(f))
+            for a, b, c, d, e, f in zip(predicted, observed, lower, upper, n, patients, strict=True)
         ),
         ece=float(share @ gap),
         mce=float(gap.max()),

@@ -163,16 +163,23 @@ def _measure(
             ranked = ranking(part, of, draws.unit, draws.units, weigh)
             ranks[:, k, j] = ranked.point()
             ranks_drawn[:, :, k, j] = draws.ranked(ranked)
-    with_pool = np.concatenate([sums, sums.sum(axis=1, keepdims=True)], axis=1)
-    tpr, fpr = _rates(with_pool)
+    tpr, fpr = _rates(np.concatenate([sums, sums.sum(axis=1, keepdims=True)], axis=1))
     tpr_drawn, fpr_drawn = _rates(np.concatenate([drawn, drawn.sum(axis=2, keepdims=True)], axis=2))
     positive = np.array([[c.positive_patients >= minimum for c in row] for row in counted])
     negative = np.array([[c.negative_patients >= minimum for c in row] for row in counted])
 
-    def with_any(there: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return np.concatenate([there, there.any(axis=1, keepdims=True)], axis=1)
+    def with_pool(there: NDArray[np.bool_], pooled: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return np.concatenate([there, pooled[:, None]], axis=1)
 
-    either = {"tpr": with_any(positive), "fpr": with_any(negative), "auroc": with_any(positive & negative)}
+    yes, no = (
+        np.asarray(positive.any(axis=1)),
+        np.asarray(negative.any(axis=1)),
+    )  # some output has enough: the pool has more
+    either = {
+        "tpr": with_pool(positive, yes),
+        "fpr": with_pool(negative, no),
+        "auroc": with_pool(positive & negative, yes & no),
+    }
     return _Attribute(
         names=tuple(of_groups),
         counts=tuple(counted),

@@ -57,6 +57,8 @@ def percent(value: float | None) -> str:
     if value is None:
         return "–"
     share = 100 * value
+    if 0 < share < 0.001:
+        return "<0.001 %"
     return f"{share:.1f} %" if share >= 1 or share == 0 else f"{share:.2g} %"
 
 
@@ -80,7 +82,8 @@ def figure(estimate: Estimate | None, digits: int = 3) -> str:
         return "–"
     if estimate.patients is None:
         return f"{number(estimate.value, digits)} (no interval)"
-    return f"{number(estimate.value, digits)} ({interval(estimate, digits=digits)})"
+    exact = ", exact" if estimate.patients.exact else ""
+    return f"{number(estimate.value, digits)} ({interval(estimate, digits=digits)}{exact})"
 
 
 def spread(found: Spread) -> str:
@@ -219,6 +222,7 @@ def context(study: Study, facts: Facts) -> dict[str, Any]:
         "study": study,
         "facts": facts,
         "advisory": ADVISORY,
+        "level": f"{100 * study.settings.level:g} %",
         "sentences": sentences(study),
         "keys": keys(study),
         "overall": _overall(study),
@@ -231,7 +235,9 @@ def context(study: Study, facts: Facts) -> dict[str, Any]:
         "mean": {f.attribute: f for f in study.fairness if f.output == MEAN},
         "fair": _by_output(study),
         "classes": [c.value for c in CLASSES],
-        "strata_kinds": [kind for kind in ("source", "leads", "site") if any(s.kind == kind for s in study.strata)],
+        "strata_kinds": [
+            kind for kind in ("source", "leads", "site") if any(s.kind == kind and s.outputs for s in study.strata)
+        ],
         "auroc_axis": axis_of((output.auroc for output in evaluated), top=1.0),
         "group_axis": axis_of(
             (e for g in study.groupings for e in (g.macro_auroc, g.micro_auroc) if g.outputs), top=1.0

@@ -155,12 +155,12 @@ def choose(
     warnings = []
     if thin:
         warnings.append(
-            f"Chosen on fewer than {few} positive validation patients, and therefore uncertain: {', '.join(thin)}."
+            f"Chosen on fewer than {few} positive validation patients, and therefore uncertain: {_named(thin)}."
         )
     if never:
-        warnings.append(f"No threshold without a positive and a negative validation case: {', '.join(never)}.")
+        warnings.append(f"No threshold without a positive and a negative validation case: {_named(never)}.")
     if unkept:
-        warnings.append(f"No threshold has a {rule}: {', '.join(unkept)}.")
+        warnings.append(f"No threshold has a {rule}: {_named(unkept)}.")
     return Thresholds(
         names=validation.names,
         value=value,
@@ -168,6 +168,12 @@ def choose(
         warnings=tuple(warnings),
         patients=frozenset(validation.patient.tolist()),
     )
+
+
+def _named(names: list[str], most: int = 12) -> str:
+    """The names, or the first of them and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:most])} and {more} more"
 
 
 def check_apart(thresholds: Thresholds, test: Cases) -> None:

@@ -133,3 +133,13 @@ def test_scalings_are_fitted_where_there_is_enough(simulate: Callable[..., Cases
     assert "Acute pericarditis" not in fit_all(simulate(100, 4), "platt")
     with pytest.raises(ValueError, match="no validation case is known"):
         fit_common_temperature(validation.select(np.zeros(1500, bool)))
+
+
+def test_a_patients_windows_do_not_make_it_surer() -> None:
+    p, y = draw(400, 0)
+    once = calibration(p, y)
+    again = calibration(np.repeat(p, 9), np.repeat(y, 9), patient=np.repeat(np.arange(400), 9))
+    for a, b in zip(once.bins, again.bins, strict=True):
+        assert (b.count, b.patients) == (9 * a.count, a.patients)
+        assert (b.lower, b.upper) == pytest.approx((a.lower, a.upper))
+    assert again.ece == pytest.approx(once.ece)

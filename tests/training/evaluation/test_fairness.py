@@ -100,6 +100,17 @@ def test_too_few_are_told_not_measured(cases: Cases) -> None:
     assert nobody == ()
 
 
+def test_a_pool_has_figures_where_its_outputs_have_too_few_of_one_kind(cases: Cases) -> None:
+    """Sinus rhythm gives the positives, pericarditis the negatives; pooled, there are enough of both."""
+    two = cases.outputs(["Sinusal", "Acute pericarditis"])
+    found = by(fairness(two, resample(two.patient, 50, 0), np.full(2, 0.5), minimum=12), POOLED, "sex and age")
+    some = [g for g in found.groups if g.auroc is not None]
+    assert some
+    single = by(fairness(two, resample(two.patient, 50, 0), np.full(2, 0.5), minimum=12), "Acute pericarditis", "sex")
+    assert all(g.auroc is None for g in single.groups)
+    assert any(g.fpr is not None for g in single.groups)
+
+
 def test_without_thresholds_there_are_no_rates(cases: Cases) -> None:
     found = fairness(cases, resample(cases.patient, 50, 0))
     assert all(g.tpr is None and g.fpr is None for f in found for g in f.groups)

@@ -227,6 +227,8 @@ def test_numbers_are_written_as_journals_do() -> None:
     ]
     assert [percent(v) for v in (0.042, 0.00042, 0.0, 1.0, None)] == ["4.2 %", "0.042 %", "0.0 %", "100.0 %", "–"]
     assert figure(Estimate(0.9, Interval(0.85, 0.94))) == ".900 (.850–.940)"
+    assert figure(Estimate(1.0, Interval(0.83, 1.0, exact=True))) == "1.000 (.830–1.000, exact)"
+    assert percent(1e-9) == "<0.001 %"
     assert figure(Estimate(0.9)) == ".900 (no interval)"
     assert interval(Estimate(0.0, Interval(-0.01, 0.01))) == "−.010 to .010"
     assert figure(None) == interval(None) == "–"

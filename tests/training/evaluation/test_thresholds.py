@@ -89,6 +89,13 @@ def test_outputs_without_a_threshold_are_named(cases: Cases) -> None:
     assert any(w.startswith("No threshold has a specificity of at least 0.5: Afib") for w in chosen.warnings)
 
 
+def test_long_lists_of_names_are_cut(cases: Cases) -> None:
+    names = tuple(f"output {k}" for k in range(40))
+    wide = {"probability": np.full((600, 40), 0.5, np.float32), "truth": np.zeros((600, 40), np.int8)}
+    (warning,) = choose(replace(cases, names=names, **wide)).warnings
+    assert warning.endswith("output 11 and 28 more.")
+
+
 def test_patients_on_whom_they_were_chosen_are_refused(cases: Cases, simulate: Simulate) -> None:
     chosen = choose(simulate(400, 1, prefix="v"))
     decided = apply(chosen, cases)
