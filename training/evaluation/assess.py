@@ -25,9 +25,9 @@ from training.evaluation.metrics import (
     counts,
     groupings,
     ordered,
+    pairs,
     ranking,
     rates,
-    weights,
 )
 from training.evaluation.prevalence import PREVALENCES, estimate_prior, npv_at, ppv_at
 from training.evaluation.ranking import Array
@@ -157,8 +157,8 @@ def _draws(cases: Cases, settings: Settings) -> dict[Unit, Resamples]:
     draws: dict[Unit, Resamples] = {"patients": patients}
     if settings.paper:
         records = np.unique(units_of(cases, "records"), return_inverse=True)[1].reshape(-1)
-        pairs = np.unique(np.stack([records, patients.unit]), axis=1).shape[1]
-        same = pairs == patients.units == records.max() + 1
+        both = np.unique(np.stack([records, patients.unit]), axis=1).shape[1]
+        same = both == patients.units == records.max() + 1
         draws["records"] = patients if same else _resampled(records, settings)
     return draws
 
@@ -196,12 +196,9 @@ def _estimates(ranks: _Ranks, level: float) -> tuple[Estimate | None, Estimate |
 
 def curves(cases: Cases, columns: Sequence[int], weigh: Weigh = "case") -> tuple[Curve, Curve]:
     """ROC and PR curve of known cases that hold both classes, of several outputs pooled."""
-    known = [cases.known(i) for i in columns]
-    _, tp, fp = candidates(
-        np.concatenate([cases.probability[k, i] for k, i in zip(known, columns, strict=True)]),
-        np.concatenate([cases.truth[k, i] == 1 for k, i in zip(known, columns, strict=True)]),
-        np.concatenate([weights(cases, i, weigh)[k] for k, i in zip(known, columns, strict=True)]),
-    )
+    found = pairs(cases, columns, weigh)
+    weight = np.ones(len(found.case)) if found.weight is None else found.weight
+    _, tp, fp = candidates(found.probability, found.positive, weight)
     sensitivity, false = np.append(0.0, tp / tp[-1]), np.append(0.0, fp / fp[-1])
     precision = np.append(1.0, tp / (tp + fp))
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from agent.core.labels import Category, Severity, index_of, label
 from training.evaluation.cases import Cases
-from training.evaluation.ranking import Array, Ranking, patient_weights, rank
+from training.evaluation.ranking import Array, Numbers, Ranking, patient_weights, rank
 
 Weigh = Literal["case", "patient"]
 
@@ -117,31 +117,53 @@ def category_of(name: str) -> str:
     return label(name).categories[0].value
 
 
-def weights(cases: Cases, output: int, weigh: Weigh = "case") -> Array:
-    """(n,) weight of each case in the figures of an output; zero where it is unknown or not scored."""
-    known = cases.known(output)
+def weights(cases: Cases, columns: Sequence[int], weigh: Weigh = "case") -> Array:
+    """(n, k) weight of each case in the figures of k outputs; zero where it is unknown or not scored."""
+    known = np.stack([cases.known(i) for i in columns], axis=1)
     if weigh == "case":
         return known.astype(np.float64)
     names, who = np.unique(cases.patient, return_inverse=True)
-    positive = cases.truth[:, output] == 1
-    return patient_weights(known & positive, who, len(names)) + patient_weights(known & ~positive, who, len(names))
+    found = np.empty(known.shape)
+    for k, i in enumerate(columns):
+        positive = cases.truth[:, i] == 1
+        found[:, k] = patient_weights(known[:, k] & positive, who, len(names))
+        found[:, k] += patient_weights(known[:, k] & ~positive, who, len(names))
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Known pairs of case and output, one after the other."""
+
+    probability: Numbers
+    positive: NDArray[np.bool_]
+    case: NDArray[np.int64]
+    """Index of the case."""
+    weight: Array | None
+    """None where each counts one."""
+
+
+def pairs(cases: Cases, columns: Sequence[int], weigh: Weigh = "case") -> Pairs:
+    """Those of one output, or of several pooled."""
+    known = [np.flatnonzero(cases.known(i)) for i in columns]
+    weight = None
+    if weigh == "patient":
+        every = weights(cases, columns, weigh)
+        weight = np.concatenate([every[at, k] for k, at in enumerate(known)])
+    return Pairs(
+        probability=np.concatenate([cases.probability[at, i] for at, i in zip(known, columns, strict=True)]),
+        positive=np.concatenate([cases.truth[at, i] == 1 for at, i in zip(known, columns, strict=True)]),
+        case=np.concatenate(known),
+        weight=weight,
+    )
 
 
 def ranking(
     cases: Cases, columns: Sequence[int], unit: NDArray[np.int64], units: int, weigh: Weigh = "case"
 ) -> Ranking:
     """The ranking of one output, or of several pooled; ``unit`` (n,): with which of the ``units`` a case is drawn."""
-    p, positive, of, w = [], [], [], []
-    for i in columns:
-        known = cases.known(i)
-        p.append(cases.probability[known, i])
-        positive.append(cases.truth[known, i] == 1)
-        of.append(unit[known])
-        if weigh == "patient":
-            w.append(weights(cases, i, weigh)[known])
-    return rank(
-        np.concatenate(p), np.concatenate(positive), np.concatenate(of), units, np.concatenate(w) if w else None
-    )
+    found = pairs(cases, columns, weigh)
+    return rank(found.probability, found.positive, unit[found.case], units, found.weight)
 
 
 def cells(cases: Cases, thresholds: Array, weigh: Weigh = "case", rows: int = 4096) -> Iterator[tuple[slice, Array]]:
@@ -149,7 +171,7 @@ def cells(cases: Cases, thresholds: Array, weigh: Weigh = "case", rows: int = 40
 
     A case is found positive at or above the threshold, as the agent compares.
     """
-    every = np.stack([weights(cases, i, weigh) for i in range(len(cases.names))], axis=1) if weigh != "case" else None
+    every = weights(cases, range(len(cases.names)), weigh) if weigh != "case" else None
     for first in range(0, len(cases), rows):
         here = slice(first, first + rows)
         p, truth = cases.probability[here], cases.truth[here]
@@ -191,11 +213,9 @@ def brier(cases: Cases, weigh: Weigh = "case") -> Array:
     """(L,) mean squared distance of probability and truth; NaN where nothing is known."""
     found = np.full(len(cases.names), np.nan)
     for i in range(len(found)):
-        w = weights(cases, i, weigh)
-        if w.sum() > 0:
-            there = w > 0
-            error = cases.probability[there, i].astype(np.float64) - cases.truth[there, i]
-            found[i] = np.sum(w[there] * error**2) / w.sum()
+        of = pairs(cases, [i], weigh)
+        if len(of.case):
+            found[i] = np.average((of.probability.astype(np.float64) - of.positive) ** 2, weights=of.weight)
     return found
 
 

@@ -137,15 +137,12 @@ def choose(
     """Thresholds of every output on validation cases; outputs with fewer than ``few`` positive patients are named."""
     rule = rule or Rule()
     value = np.full(len(validation.names), np.nan)
+    every = weights(validation, range(len(validation.names)), weigh)
     thin, never, unkept = [], [], []
     for i, (name, count) in enumerate(zip(validation.names, counts(validation), strict=True)):
         known = validation.known(i)
-        value[i] = choose_one(
-            rule,
-            validation.probability[known, i],
-            validation.truth[known, i] == 1,
-            weights(validation, i, weigh)[known],
-        )
+        yes = validation.truth[known, i] == 1
+        value[i] = choose_one(rule, validation.probability[known, i], yes, every[known, i])
         if count.positive == 0 or count.negative == 0:
             never.append(name)
         elif np.isnan(value[i]):

@@ -77,7 +77,7 @@ def manifest(threshold: float, rule: Persistence) -> Manifest:
         weights_sha256="0" * 64,
         input=InputSpec(required_leads=(), preprocessing=Preprocessing()),
         labels=(Label(name="Afib", severity="pathological", evidence=evidence, rule=alert),),
-        engines=(Engine(flavour="openvino", precision="f32", library="", files=("a", "b"), parity=0),),
+        engines=(Engine(flavour="openvino", precision="f32", library="", files=("a", "b")),),
         golden=Golden(windows="w", probabilities="p", tolerance=1),
         files=dict.fromkeys("abwp", file),
         training=Training(summary="", datasets={}, patients=0, windows=0),

@@ -86,7 +86,7 @@ def test_rates_are_those_of_scikit_learn(simulate: Callable[..., Cases], seed: i
 
 
 def test_weighed_by_patient_each_counts_once(cases: Cases) -> None:
-    w = weights(cases, 0, "patient")
+    w = weights(cases, [1, 0], "patient")[:, 1]
     positive = cases.known(0) & (cases.truth[:, 0] == 1)
     count = counts(cases)[0]
     assert w[positive].sum() == pytest.approx(count.positive_patients)
