@@ -195,11 +195,11 @@ def train_command(
     start: Annotated[
         Path | None, typer.Option(help="A local BERT folder to fine-tune; by default from nothing.")
     ] = None,
-    layers: Annotated[int, typer.Option(min=1, help="Of a new network.")] = 4,
+    layers: Annotated[int, typer.Option(min=1, help="Of a new network.")] = 2,
     width: Annotated[int, typer.Option(min=8, help="Of a new network.")] = 256,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 20,
-    batch: Annotated[int, typer.Option(min=1, help="Reports a step.")] = 64,
-    rate: Annotated[float, typer.Option(help="Learning rate; by default 5e-4, or 3e-5 with --start.")] = 0.0,
+    batch: Annotated[int, typer.Option(min=1, help="Reports a step.")] = 16,
+    rate: Annotated[float, typer.Option(help="Learning rate; by default 6e-4, or 3e-5 with --start.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,
     column: Column = "",

@@ -153,7 +153,7 @@ def test_fine_tuning_begins_at_a_local_folder(tmp_path: Path) -> None:
 
 def test_unknown_labels_do_not_enter_the_loss() -> None:
     torch.manual_seed(0)
-    net = new_network(replace(SMALL, dropout=0.0), 30)
+    net = new_network(replace(SMALL, dropout=0.0), 30, np.full((1, 77), -1, np.int8))
     target = torch.full((2, 77), -1.0)
     target[:, AF] = torch.tensor([1.0, 0.0])
     masked_loss(net, [[2, 7, 3], [2, 8, 9, 3]], target).backward()
@@ -163,6 +163,17 @@ def test_unknown_labels_do_not_enter_the_loss() -> None:
     logits = net(input_ids=torch.tensor([[2, 7, 3]])).logits[0, AF]
     alone = masked_loss(net, [[2, 7, 3]], target[:1])
     assert alone.item() == pytest.approx(torch.nn.functional.softplus(-logits).item(), rel=1e-5)
+
+
+def test_a_new_network_answers_the_prevalence() -> None:
+    """And its answer depends on the report from the first step on: see `new_network`."""
+    torch.manual_seed(0)
+    labels = np.zeros((100, 77), np.int8)
+    labels[:20, AF] = 1
+    net = new_network(replace(SMALL, width=64), 30, labels).eval()
+    assert torch.sigmoid(net.classifier.bias[AF]).item() == pytest.approx(21 / 102)
+    answers = torch.sigmoid(net(input_ids=torch.tensor([[2, 7, 9, 3], [2, 8, 6, 3]])).logits)
+    assert (answers[0] - answers[1]).abs().max() > 0.02
 
 
 def test_the_tokeniser_keeps_umlauts_and_needs_no_case() -> None:
