@@ -58,7 +58,7 @@ def mentions(text: str, language: str | None = None) -> tuple[Mention, ...]:
 
     Args:
         text: The report.
-        language: ``de``, ``en`` or ``fr``; None = by the report's own words, several where it is mixed, and all of them
+        language: One of `LANGUAGES`; None = by the report's own words, several where it is mixed, and all of them
             where it gives no evidence ("LBBB").
 
     Raises:
@@ -67,9 +67,10 @@ def mentions(text: str, language: str | None = None) -> tuple[Mention, ...]:
     folded = fold(text)
     languages = (language,) if language else languages_of(folded.text) or LANGUAGES
     found = [mention for name in languages for mention in read(folded, text, lexicon(name))]
-    found.sort(key=lambda m: (m.span[0] - m.span[1], languages.index(m.language)))
+    # Two languages may know one word: the longer phrase counts, and the language in which something bears on it.
+    found.sort(key=lambda m: (m.span[0] - m.span[1], not m.cues, languages.index(m.language)))
     taken: list[Mention] = []
-    for mention in found:  # two languages may know one word
+    for mention in found:
         if all(mention.span[1] <= other.span[0] or other.span[1] <= mention.span[0] for other in taken):
             taken.append(mention)
     return tuple(sorted(taken, key=lambda m: m.span))

@@ -4,7 +4,7 @@ How a phrase is written:
 
 ``linksschenkel-block*``
     ``-`` joins: together, with a hyphen or with a blank. ``*``: any further letters. A blank: blanks, hyphens, full
-    stops or slashes. Capitals and accents do not matter, and ``ü`` is also ``ue``.
+    stops, slashes or brackets. Capitals and accents do not matter, and ``ü`` is also ``ue``.
 ``(kompletter|vollst*)? linksschenkelblock``
     One of several. ``?`` after a bracket or a word: it may be absent.
 ``t ... negativ*``

@@ -391,6 +391,9 @@ def test_mixed_reports_are_read_in_both_languages() -> None:
     assert ("de", "bundle_branch_block", "negated") in found
     assert ("en", "left_axis", "affirmed") in found
     assert ("en", "ventricular_hypertrophy", "negated") in found
+    shared = "Sinusrhythmus und überdrehter Linkstyp. The rhythm is regular with no LBBB. Kein RBBB."
+    status = {m.finding: m.status for m in mentions(shared)}
+    assert status["left_bundle_branch_block"] == status["right_bundle_branch_block"] == "negated"
 
 
 def test_an_abbreviation_alone_is_read_in_every_language() -> None:
