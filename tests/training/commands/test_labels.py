@@ -102,6 +102,24 @@ def test_train_classify_score(reports: Path, tmp_path: Path) -> None:
         assert (afib["tp"], afib["fp"], afib["fn"]) == (10, 0, 0), reader
 
 
+def test_train_without_folds_divides_by_patient(reports: Path, tmp_path: Path) -> None:
+    arguments = ["--layers", "1", "--width", "16", "--epochs", "1"]
+    assert "of 77 labels learnt" in call("train", reports, tmp_path, *arguments)
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_import_a_published_folder(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sinus", "rhythm"]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=len(words), num_labels=77, **sizes)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "vocab.txt").write_text("\n".join(words) + "\n")
+    assert "77 labels" in call("import", tmp_path / "theirs", tmp_path / "ours")
+    call("classify", tmp_path / "ours", "sinus rhythm")
+
+
 def test_folds() -> None:
     assert folds_of("1-3, 7") == {1, 2, 3, 7}
     with pytest.raises(ValueError, match="write them like 1-6,8"):
