@@ -163,7 +163,7 @@ async def replay(config: Config, path: Path, speed: float) -> dict[str, object]:
 @asynccontextmanager
 async def _parts(config: Config, metrics: Metrics, sinks: tuple[str, ...], state: Path) -> AsyncIterator[_Parts]:
     """Outbox, alerting with what was open before a restart, and the engine, self-tested."""
-    bundle = open_bundle(config.engine.bundle or default_bundle())
+    bundle = open_bundle(config.engine.bundle or default_bundle(), config.engine.trust())
     seconds = bundle.manifest.input.preprocessing.seconds
     if config.windows.seconds != seconds:
         raise StartError(

@@ -1,4 +1,12 @@
-"""Write an engine bundle: the network's engine files, golden windows, README and the manifest with every checksum."""
+"""Write an engine bundle: engine files, golden windows, README, the manifest with every checksum, and its signature.
+
+Every release of the package brings a demonstration bundle that is signed by a key of its own: it is made for that
+release (``deepecg-train keygen``), signs that one bundle (``deepecg-train compile … --key``), its public half goes into
+the same wheel (``agent/bundles/demo.pem``), and the private half is deleted. So there is no key to guard between
+releases, and none whose loss would let anybody else speak as this project: whoever holds the wheel holds what it needs
+to check the bundle inside, and the wheel itself is checked by how it was got. A hospital's own bundles are signed by
+the hospital's key, which its wards trust by ``[engine] trusted_keys``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -24,18 +33,22 @@ from agent.core.manifest import (
     InputSpec,
     Label,
     Manifest,
+    Parity,
+    Source,
+    Target,
     Training,
 )
+from agent.engines.bundle import MANIFEST, SIGNATURE, UNSIGNED, Bundle, BundleError, open_bundle
+from agent.engines.signing import Trust, sign
 from training.inference import Network, convert, openvino, samples_of
 from training.models.sl import sl_from_state
 
 IR, IR_WEIGHTS = "model.xml", "model.bin"
-WEIGHTS, WINDOWS, ANSWERS, README, MANIFEST = (
+WEIGHTS, WINDOWS, ANSWERS, README = (
     "weights.safetensors",
     "golden_windows.npy",
     "golden_probabilities.npy",
     "README.md",
-    "manifest.json",
 )
 TOLERANCE = 1e-4
 """Of a probability, in the agent's self-test: between processors f32 differs by less than 1e-5."""
@@ -53,12 +66,37 @@ class Identity:
 
 
 def files_of(folder: Path) -> dict[str, FileEntry]:
-    """Size and SHA-256 of every file in the folder but the manifest."""
+    """Size and SHA-256 of every file in the folder but the manifest and its signature."""
     return {
         path.name: FileEntry(sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size)
         for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
+        if path.name not in {MANIFEST, SIGNATURE}
     }
+
+
+def write_manifest(folder: Path, manifest: Manifest, key: Ed25519PrivateKey | None = None) -> None:
+    """Write the manifest, and its signature by this key; without one, the signature that was there goes."""
+    content = manifest.model_dump_json(indent=1).encode("utf-8") + b"\n"
+    (folder / SIGNATURE).unlink(missing_ok=True)  # first, so that no signature stands beside what it does not sign
+    (folder / MANIFEST).write_bytes(content)
+    if key is not None:
+        (folder / SIGNATURE).write_bytes(sign(content, key))
+
+
+def sign_bundle(folder: Path, key: Ed25519PrivateKey) -> Bundle:
+    """Check the bundle in the folder, whoever signed it, and sign it by this key.
+
+    Raises:
+        BundleError: it is not whole; nothing is signed.
+    """
+    bundle = open_bundle(folder, UNSIGNED)
+    content = (bundle.path / MANIFEST).read_bytes()
+    if hashlib.sha256(content).hexdigest() != bundle.sha256:
+        raise BundleError(f"{MANIFEST} changed while it was checked; run sign again.")
+    new = bundle.path / f"{SIGNATURE}.new"
+    new.write_bytes(sign(content, key))
+    new.replace(bundle.path / SIGNATURE)
+    return open_bundle(folder, Trust().trusting(key.public_key()))
 
 
 def write_bundle(
@@ -72,12 +110,13 @@ def write_bundle(
     *,
     preprocessing: Preprocessing | None = None,
     keep_weights: bool = True,
+    key: Ed25519PrivateKey | None = None,
 ) -> Manifest:
     """Compile the network of ``state`` and write the bundle into ``folder``, replacing the one that is there.
 
     ``golden`` (k, 12, rate · seconds) raw mV at the network's rate: its answers are computed by torch in fp32, and the
     engine is held against them. ``keep_weights`` puts the safetensors beside the engine, so that other engines can be
-    compiled from the bundle alone.
+    compiled from the bundle alone. ``key`` signs it; without one no agent serves it until it is signed.
 
     Raises:
         ValueError: the network's labels are not those given, or the engine is further than ``TOLERANCE`` from torch.
@@ -119,15 +158,17 @@ def write_bundle(
                 precision="f32",
                 library=f"openvino {openvino.__version__}",
                 files=(IR, IR_WEIGHTS),
-                parity=parity,
+                target=Target(kind="cpu"),
+                parity=Parity(windows=len(golden), probability_max=parity),
             ),
         ),
+        source=Source(ir=(IR, IR_WEIGHTS)),
         golden=Golden(windows=WINDOWS, probabilities=ANSWERS, tolerance=TOLERANCE),
         files=files_of(new),
         training=training,
         change=identity.change,
     )
-    (new / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    write_manifest(new, manifest, key)
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
         folder.rename(old)

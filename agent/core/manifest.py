@@ -1,25 +1,39 @@
 """The engine bundle's manifest: the one contract between training, which writes it, and the agent, which reads it.
 
-A bundle is a folder: ``manifest.json``, engine files, golden windows with the outputs that they must give, and the
-checksum of every file. Reading files is `agent.engines.bundle`'s part; here are only the shapes and their rules.
+A bundle is a folder: ``manifest.json``, its signature, engine files, what engines can be compiled from, golden windows
+with the outputs that they must give, and the checksum of every file. A derived engine is one that a ward's machine
+compiled for itself from a bundle. Reading files is `agent.engines.bundle`'s part; here are only the shapes and their
+rules. ``deploy/manifest.schema.json`` is `schema` of this, for writers in other languages.
 """
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+import json
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from agent.core.ecg import Lead, Priority
+from agent.core.ecg import LEADS, Lead, Priority
 from agent.core.filters import Preprocessing
+
+MAX_FILES = 256
+"""Files of a bundle; the largest thinkable has some dozens (flavours x precisions x two files)."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+FileName = str
+Flavour: TypeAlias = Literal["openvino", "tensorrt", "tensorrt-rtx", "torch-cuda"]
+Precision: TypeAlias = Literal["f32", "bf16", "f16", "int8w"]
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+"""Letters, digits and a few marks: no folder, no hidden file, nothing that a terminal or another system reads anew."""
+_RESERVED = {"manifest.json", "manifest.sig", "derived.json", "derived.sig"}
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Evidence(_Strict):
@@ -75,28 +89,140 @@ class InputSpec(_Strict):
 
     required_leads: tuple[Lead, ...]
     """A window without any one of these is not offered to the model."""
+    accepted_leads: tuple[Lead, ...] = LEADS
+    """What it was trained to take; any other lead is silent in its training, and has to be here too."""
     preprocessing: Preprocessing
+
+    @model_validator(mode="after")
+    def _leads(self) -> Self:
+        if missing := [lead.value for lead in self.required_leads if lead not in self.accepted_leads]:
+            raise ValueError(f"{', '.join(missing)} is required but not accepted; add it to accepted_leads")
+        return self
+
+
+class Target(_Strict):
+    """The machines that an engine was compiled for; what is empty does not matter."""
+
+    kind: Literal["cpu", "gpu", "any"] = "any"
+    compute_capability: str = Field(default="", pattern=r"^([0-9]{1,2}\.[0-9])?$")
+    """Of the GPU, as ``8.9``."""
+    gpu: str = ""
+    """Name of the GPU, as NVIDIA's driver gives it."""
+    driver: str = ""
+    """Version of the GPU's driver."""
+    cpu_features: tuple[str, ...] = ()
+    """Instruction sets that the engine needs, in the kernel's words (``/proc/cpuinfo``), as ``avx512_bf16``."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.kind != "gpu" and (self.compute_capability or self.gpu or self.driver):
+            raise ValueError(f"a target of kind {self.kind} has no GPU")
+        if self.kind == "gpu" and self.cpu_features:
+            raise ValueError("a target of kind gpu has no cpu_features")
+        return self
+
+
+class Parity(_Strict):
+    """How far an engine is from the network in fp32 torch, over the same windows. None: not measured."""
+
+    windows: int = Field(default=0, ge=0)
+    """How many were compared; 0: nothing was measured, as of an engine that needs a GPU where there is none."""
+    probability_max: Probability | None = None
+    """Largest difference of a probability."""
+    probability_p999: Probability | None = None
+    """99.9th percentile of the differences."""
+    flips: int | None = Field(default=None, ge=0)
+    """Pairs of window and label that are on the other side of the label's threshold (.5 where it has no rule)."""
+    auroc_change: float | None = Field(default=None, ge=-1.0, le=1.0)
+    """Of the label that lost most; negative: worse than fp32."""
+    alerts_differ: int | None = Field(default=None, ge=0)
+    """Alerts that only one of the two raises in a replay of whole recordings."""
+
+    @model_validator(mode="after")
+    def _on_windows(self) -> Self:
+        if not self.windows and self.model_dump(exclude={"windows"}, exclude_none=True):
+            raise ValueError("parity was measured on no windows")
+        return self
+
+
+class Limits(_Strict):
+    """The gate: what an engine may differ from fp32 by and still be this network. The aim is that it does the same
+    task, not that it gives the same bits."""
+
+    probability_max: Probability = 0.05
+    probability_p999: Probability = 0.02
+    flips_share: Probability = 0.001
+    """Of all pairs of window and label."""
+    auroc_drop: Probability = 0.002
+    """Of the label that lost most."""
+    alerts_differ: int = Field(default=0, ge=0)
+
+    def broken_by(self, parity: Parity, labels: int) -> str:
+        """Which limit a measurement breaks, in words; empty: none. What was not measured breaks none."""
+        pairs = parity.windows * labels
+        found = (
+            ("probability_max", parity.probability_max, self.probability_max),
+            ("probability_p999", parity.probability_p999, self.probability_p999),
+            ("flips_share", None if parity.flips is None else parity.flips / pairs, self.flips_share),
+            ("auroc_drop", None if parity.auroc_change is None else -parity.auroc_change, self.auroc_drop),
+            ("alerts_differ", parity.alerts_differ, self.alerts_differ),
+        )
+        return next((f"{name} is {is_:.3g}, above {most:.3g}" for name, is_, most in found if is_ and is_ > most), "")
 
 
 class Engine(_Strict):
     """One compiled form of the network. Compared with the machine before a file is opened."""
 
-    flavour: Literal["openvino", "tensorrt", "tensorrt-rtx", "torch-cuda"]
-    precision: Literal["f32", "bf16", "f16", "int8w"]
+    flavour: Flavour
+    precision: Precision
     library: str
     """The exact version that compiled it."""
-    files: tuple[str, ...] = Field(min_length=1)
+    files: tuple[FileName, ...] = Field(min_length=1)
     """Names in the bundle; the first is the one to open."""
-    parity: float = Field(ge=0.0)
-    """Largest difference of a probability from fp32 torch on the golden windows, measured when it was compiled."""
+    target: Target = Target()
+    batches: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
+    """The batch sizes that it was compiled for, ascending; empty: any."""
+    parity: Parity = Parity()
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if any(b <= a for a, b in zip(self.batches, self.batches[1:], strict=False)):
+            raise ValueError("batches must ascend")
+        return self
+
+
+class Source(_Strict):
+    """What engines are compiled from on the ward, without torch and without training."""
+
+    onnx: FileName = ""
+    """The ONNX file with its weights inside; empty: there is none."""
+    opset: int | None = Field(default=None, ge=7)
+    """Of the ONNX file."""
+    ir: tuple[FileName, ...] = ()
+    """OpenVINO's .xml and .bin in f32; empty: there are none."""
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if not self.onnx and not self.ir:
+            raise ValueError("a source names an ONNX file, an IR, or both")
+        if len(self.ir) not in {0, 2}:
+            raise ValueError("an IR is two files, .xml and .bin")
+        if bool(self.onnx) != (self.opset is not None):
+            raise ValueError("onnx and opset belong together")
+        return self
+
+    @property
+    def files(self) -> tuple[FileName, ...]:
+        """All of them."""
+        return (*((self.onnx,) if self.onnx else ()), *self.ir)
 
 
 class Golden(_Strict):
     """Windows with known answers: the engine's self-test before the agent says that it is ready."""
 
-    windows: str
+    windows: FileName
     """.npy, float32 (k, 12, rate * seconds) in mV at the network's rate, unfiltered, from the agent's own generator."""
-    probabilities: str
+    probabilities: FileName
     """.npy, float32 (k, n_labels): fp32 torch."""
     tolerance: float = Field(gt=0.0)
 
@@ -131,9 +257,10 @@ class ChangeRecord(_Strict):
 class Manifest(_Strict):
     """The whole of ``manifest.json``."""
 
-    schema_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    version: str
+    schema_version: Literal[2] = 2
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=64)
+    version: str = Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}((a|b|rc)[0-9]{1,9})?$")
+    """As ``1.2.0`` or ``1.2.0rc1``; an agent that has served a later one refuses it."""
     architecture: str
     statement: str
     """What it is and is not; the page and the logs show it."""
@@ -141,8 +268,11 @@ class Manifest(_Strict):
     input: InputSpec
     labels: tuple[Label, ...] = Field(min_length=1)
     engines: tuple[Engine, ...] = Field(min_length=1)
+    source: Source | None = None
+    """None: no engine can be compiled from this bundle."""
     golden: Golden
-    files: dict[str, FileEntry]
+    limits: Limits = Limits()
+    files: dict[FileName, FileEntry]
     training: Training
     change: ChangeRecord
 
@@ -151,18 +281,158 @@ class Manifest(_Strict):
         names = [label.name for label in self.labels]
         if len(set(names)) != len(names):
             raise ValueError("two labels have the same name")
-        for name in self.files:
-            if PurePosixPath(name).name != name or name in {"", ".", ".."} or "\\" in name:
-                raise ValueError(f"{name!r} is not a plain file name; a bundle has no sub-folders")
-        used = {self.golden.windows, self.golden.probabilities}.union(*(engine.files for engine in self.engines))
-        if missing := sorted(used - self.files.keys()):
-            raise ValueError(f"no checksum for {', '.join(missing)}; every file that the manifest names needs one")
+        source = self.source.files if self.source is not None else ()
+        used = (self.golden.windows, self.golden.probabilities, *source, *(f for e in self.engines for f in e.files))
+        _check_files(self.files, used)
         for label in self.labels:
             if label.rule is not None and label.evidence is None:
                 raise ValueError(f"label {label.name!r} has an alert rule but no evidence")
+        for engine in self.engines:
+            if broken := self.limits.broken_by(engine.parity, len(self.labels)):
+                raise ValueError(
+                    f"the {engine.flavour} {engine.precision} engine fails the bundle's own gate: {broken}"
+                )
         return self
 
     @property
     def model_id(self) -> str:
         """``name/version``, as predictions and alerts carry it."""
         return f"{self.name}/{self.version}"
+
+
+class Machine(_Strict):
+    """What an engine may depend on of the machine that compiled it."""
+
+    cpu: str
+    """The processor's name."""
+    cpu_features: tuple[str, ...]
+    """Its instruction sets that networks use, in the kernel's words, sorted."""
+    gpu: str = ""
+    """Name of the first GPU; empty: there is none."""
+    compute_capability: str = ""
+    driver: str = ""
+    libraries: dict[str, str]
+    """Version of each engine library that is installed, by flavour."""
+
+    def differs(self, other: Machine, engine: Engine) -> str:
+        """What an engine that was compiled on the ``other`` machine cannot stand here, in words; empty: nothing.
+
+        An engine for the CPU does not mind another GPU or driver, nor one for the GPU another CPU, and neither another
+        version of a library that it does not use.
+        """
+        kind = engine.target.kind
+        cpu = (("CPU", "cpu"), ("CPU's instruction sets", "cpu_features"))
+        gpu = (("GPU", "gpu"), ("compute capability", "compute_capability"), ("GPU driver", "driver"))
+        for words, name in (*(cpu if kind != "gpu" else ()), *(gpu if kind != "cpu" else ())):
+            if (here := getattr(self, name)) != (there := getattr(other, name)):
+                return f"the {words} is {_shown(here)} instead of {_shown(there)}"
+        here, there = (machine.libraries.get(engine.flavour, "") for machine in (self, other))
+        return f"{engine.flavour} is {_shown(here)} instead of {_shown(there)}" if here != there else ""
+
+
+class Derived(_Strict):
+    """``derived.json``: an engine that this machine compiled from a bundle, signed by this machine alone."""
+
+    schema_version: Literal[1] = 1
+    parent: Sha256
+    """Of the bundle's ``manifest.json``."""
+    engine: Engine
+    """Its parity was measured here, on the bundle's golden windows."""
+    machine: Machine
+    builder: str
+    """Version of the agent that built it."""
+    created: str = Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")
+    """UTC."""
+    files: dict[FileName, FileEntry]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _check_files(self.files, self.engine.files)
+        if self.engine.parity.probability_max is None:
+            raise ValueError("the engine was never held against the golden windows")
+        return self
+
+
+def _shown(value: str | tuple[str, ...]) -> str:
+    return " ".join(value) if isinstance(value, tuple) else value or "none"
+
+
+def _check_files(files: dict[FileName, FileEntry], used: Iterable[FileName]) -> None:
+    """Plain names, unlike in any file system, and a checksum for each that is used."""
+    if len(files) > MAX_FILES:
+        raise ValueError(f"{len(files)} files are more than {MAX_FILES}")
+    seen: dict[str, str] = {}
+    for name in files:
+        if not _FILE_NAME.fullmatch(name) or name.endswith("."):
+            raise ValueError(f"{name!r} is not a plain file name; a bundle has no sub-folders")
+        if name.lower() in _RESERVED:
+            raise ValueError(f"{name!r} cannot be among the files: the name is the manifest's or its signature's")
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise ValueError(f"{other!r} and {name!r} differ in case only, which not every file system tells apart")
+    if missing := sorted(set(used) - files.keys()):
+        raise ValueError(f"no checksum for {', '.join(missing)}; every file that the manifest names needs one")
+
+
+# JSON
+
+_MOST_WORDS = 200
+"""Characters that a manifest may contribute to a sentence about itself."""
+_Shape = TypeVar("_Shape", bound=_Strict)
+
+
+def parse(shape: type[_Shape], content: bytes) -> _Shape:
+    """Read a manifest (or a derived engine's) from the bytes of its file.
+
+    Stricter than JSON parsers are: UTF-8 only, no key twice, no NaN, no number or flag written as text.
+
+    Raises:
+        ValueError: what is wrong, in one clause that begins with where.
+    """
+    try:
+        text = content.decode("utf-8")
+        document = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_int)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}: {error.msg[0].lower()}{error.msg[1:]}") from error
+    known = shape.model_fields["schema_version"].default
+    found = document.get("schema_version", known) if isinstance(document, dict) else known
+    if type(found) is int and found != known:  # rather than the twenty faults that follow from it
+        raise ValueError(f"it is of schema {found}, and this version reads schema {known}: compile it again")
+    try:
+        return shape.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        raise ValueError(_first(error)) from error
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    message = first["msg"].removeprefix("Value error, ")[:_MOST_WORDS]
+    return f"{f'key {where[:_MOST_WORDS]!r}: ' if where else ''}{message[0].lower()}{message[1:]}{more}"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)[:_MOST_WORDS]!r} is there twice")
+    return found
+
+
+def _int(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError(f"an integer of {len(digits)} digits is none that a manifest holds")
+    return int(digits)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the manifest. It cannot say all: `Manifest`'s own rules are in the code."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}

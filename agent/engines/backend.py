@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Annotated, Literal, Protocol, Self
 
 import numpy as np
 import structlog
@@ -21,6 +21,7 @@ from agent.core.ecg import FloatArray
 from agent.core.filters import prepare
 from agent.core.manifest import Engine
 from agent.engines.bundle import Bundle
+from agent.engines.signing import Trust
 
 log = structlog.get_logger()
 
@@ -35,7 +36,16 @@ class EngineSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     bundle: Path | None = None
-    """Folder of the engine bundle. Default: the demonstration bundle that comes with the package."""
+    """Folder of the engine bundle. Default: the one that `deepecg-agent bundle activate` chose, or else the
+    demonstration bundle that comes with the package."""
+    trusted_keys: tuple[Path, ...] = ()
+    """Files of the public keys (PEM) whose bundles may be served. The demonstration bundle brings its own."""
+    revoked: tuple[Annotated[str, Field(pattern=r"^([0-9a-f]{16}|[0-9a-f]{64})$")], ...] = ()
+    """Never to be served: ids of keys (16 hexadecimal digits), and SHA-256s of bundles' manifests (64)."""
+    require_signature: bool = True
+    """Whether a bundle must be signed by a trusted key. When it need not, each start says so in the log."""
+    allow_downgrade: bool = False
+    """Whether a bundle may be older than the latest of its name that was served here."""
     threads: int = Field(default=1, ge=1, le=64)
     """Processor threads for the network. One serves about a hundred beds and leaves the rest to the feeds."""
     cache: Path | None = None
@@ -52,6 +62,14 @@ class EngineSettings(BaseModel):
     """Seconds that one batch may take; an engine that takes longer has failed and the agent exits to be restarted."""
     start_deadline: float = Field(default=300.0, gt=0.0)
     """Seconds that loading and the self-test may take."""
+
+    def trust(self) -> Trust:
+        """Whose bundles are served.
+
+        Raises:
+            SigningError: a file of `trusted_keys` is no public key.
+        """
+        return Trust.of(self.trusted_keys, self.revoked, require_signature=self.require_signature)
 
 
 class Backend(Protocol):

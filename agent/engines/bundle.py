@@ -19,23 +19,29 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from pydantic import ValidationError
 
 from agent.core.ecg import LEADS, FloatArray
-from agent.core.manifest import FileEntry, Manifest
+from agent.core.manifest import FileEntry, Manifest, parse
+from agent.engines.signing import MAX_SIGNATURE, SigningError, Trust, load_public_key
 
-MANIFEST = "manifest.json"
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 MAX_MANIFEST = 4 << 20
 """Bytes: 77 labels with evidence and rules take about 60 kB."""
 MAX_FILE = 4 << 30
 """Bytes: the largest network known (DeepECG-SSL, 90 M parameters) takes 0.4 GB in float32."""
+MAX_BUNDLE = 16 << 30
+"""Bytes of all its files."""
 MAX_GOLDEN = 64 << 20
 """Bytes per golden array: 500 windows of 12 x 2500."""
+PACKAGE_ONLY = Trust()
+"""Nobody's bundles but the one that comes with the package."""
+UNSIGNED = Trust(require_signature=False)
+"""For who has just written the bundle: everything is checked but whose it is."""
 
 _CHUNK = 1 << 20
 
 
-class BundleError(Exception):
+class BundleError(ValueError):
     """The bundle cannot be used; one sentence that says why and how to mend it."""
 
 
@@ -49,6 +55,12 @@ class Bundle:
     """(k, 12, rate * seconds) in mV at the network's rate, unfiltered; read-only."""
     golden_probabilities: FloatArray
     """(k, n_labels), what fp32 torch makes of them; read-only."""
+    sha256: str
+    """Of the manifest's bytes: the bundle's identity, as everything in it follows from them."""
+    signer: str
+    """Id of the key that signed it; empty: none that is trusted did, and none is required."""
+    warning: str
+    """Why it would have been refused if a signature were required; empty: it would not."""
 
     def read(self, name: str) -> bytes:
         """The content of one of the manifest's files, checked against its size and checksum while it is read.
@@ -61,35 +73,49 @@ class Bundle:
             raise BundleError(
                 f"{name!r} is not among the manifest's files; add it with its checksum or correct the name."
             )
-        return _read_checked(self.path, name, entry)
+        return read_checked(self.path, name, entry)
 
 
 def default_bundle() -> Path:
     """The demonstration bundle that comes with the package."""
-    return Path(__file__).resolve().parent.parent / "bundles" / "deepecg-sl-demo"
+    return _package() / "deepecg-sl-demo"
 
 
-def open_bundle(path: Path, *, max_file: int = MAX_FILE) -> Bundle:
+def _package() -> Path:
+    return Path(__file__).resolve().parent.parent / "bundles"
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A manifest, and whose it is; no other file has been looked at."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    signer: str
+    warning: str
+
+
+def open_bundle(path: Path, trust: Trust = PACKAGE_ONLY, *, max_file: int = MAX_FILE) -> Bundle:
     """Open and check the bundle in the folder ``path``.
 
     ``path`` itself may be a symbolic link (a hospital's ``current`` bundle often is one); nothing inside it may be.
+    By default only the bundle that comes with the package is trusted.
 
     Raises:
         BundleError: anything at all is wrong with it.
     """
-    try:
-        folder = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links, before Python 3.13
-        raise BundleError(f"there is no bundle at {path}; name the folder that holds its {MANIFEST}.") from error
-    if not folder.is_dir():
-        raise BundleError(f"{path} is not a folder; name the folder that holds {MANIFEST}, not a file.")
-    manifest = _manifest(folder)
+    signed = open_manifest(path, trust)
+    folder, manifest = signed.path, signed.manifest
     for name, entry in manifest.files.items():
         if entry.size > max_file:
             raise BundleError(
                 f"{name} claims {entry.size} bytes, more than the limit of {max_file}; use another bundle."
             )
-        _check(folder, name, entry)
+    if (total := sum(entry.size for entry in manifest.files.values())) > MAX_BUNDLE:
+        raise BundleError(f"its files claim {total} bytes, more than the limit of {MAX_BUNDLE}; use another bundle.")
+    for name, entry in manifest.files.items():
+        check_file(folder, name, entry)
     p = manifest.input.preprocessing
     windows = _golden(folder, manifest, manifest.golden.windows, (len(LEADS), round(p.rate * p.seconds)))
     probabilities = _golden(folder, manifest, manifest.golden.probabilities, (len(manifest.labels),))
@@ -99,24 +125,54 @@ def open_bundle(path: Path, *, max_file: int = MAX_FILE) -> Bundle:
         )
     if probabilities.min() < 0.0 or probabilities.max() > 1.0:
         raise BundleError("the golden answers are not probabilities between 0 and 1; compile the bundle again.")
-    return Bundle(folder, manifest, windows, probabilities)
+    return Bundle(folder, manifest, windows, probabilities, signed.sha256, signed.signer, signed.warning)
 
 
-def _manifest(folder: Path) -> Manifest:
-    with _open(folder, MANIFEST) as file:
-        text = file.read(MAX_MANIFEST + 1)
-    if len(text) > MAX_MANIFEST:
-        raise BundleError(f"{MANIFEST} is larger than {MAX_MANIFEST} bytes; this is no manifest of ours.")
+def open_manifest(path: Path, trust: Trust = PACKAGE_ONLY) -> Signed:
+    """The manifest of the bundle in the folder ``path``, once its signature is known to be good.
+
+    Raises:
+        BundleError: anything at all is wrong with either.
+    """
     try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        folder = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links, before Python 3.13
+        raise BundleError(f"there is no bundle at {path}; name the folder that holds its {MANIFEST}.") from error
+    if not folder.is_dir():
+        raise BundleError(f"{path} is not a folder; name the folder that holds {MANIFEST}, not a file.")
+    content = read_small(folder, MANIFEST, MAX_MANIFEST)
+    signature = read_small(folder, SIGNATURE, MAX_SIGNATURE) if _there(folder / SIGNATURE) else None
+    try:
+        if folder.is_relative_to(_package()):
+            # Each release signs its demonstration with a key of its own, which speaks for this folder only.
+            trust = trust.trusting(load_public_key(_package() / "demo.pem"))
+        verdict = trust.check(content, signature, f"bundle {folder.name}")
+    except SigningError as error:
+        raise BundleError(str(error)) from error
+    try:
+        manifest = parse(Manifest, content)
+    except ValueError as error:
         raise BundleError(
-            f"{MANIFEST}{f', key {where}' if where else ''}: {first['msg']}{more}; "
-            "copy the bundle again whole, or use one made for this version of the agent."
+            f"{MANIFEST}: {error}; copy the bundle again whole, or use one made for this version of the agent."
         ) from error
+    return Signed(folder, manifest, hashlib.sha256(content).hexdigest(), verdict.signer, verdict.warning)
+
+
+def _there(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+def read_small(folder: Path, name: str, most: int) -> bytes:
+    """A file that has no checksum of its own, of at most so many bytes.
+
+    Raises:
+        BundleError: it is missing, no plain file, or larger.
+    """
+    with _open(folder, name) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise BundleError(f"{name} is larger than {most} bytes; this is none of ours: copy it again.")
+    return content
 
 
 @contextmanager
@@ -133,6 +189,8 @@ def _open(folder: Path, name: str) -> Iterator[BinaryIO]:
             raise BundleError(
                 f"{name} is missing from the bundle {folder.name}; copy the bundle again whole."
             ) from error
+        if error.errno in {errno.ENXIO, errno.ENODEV}:  # a socket, or a device without a driver
+            raise BundleError(f"{name} is not a plain file; copy the bundle again whole.") from error
         raise BundleError(
             f"{name} cannot be opened ({error.strerror}); make it readable for the agent's user."
         ) from error
@@ -143,16 +201,31 @@ def _open(folder: Path, name: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _check(folder: Path, name: str, entry: FileEntry) -> None:
+def check_file(folder: Path, name: str, entry: FileEntry, copy: BinaryIO | None = None) -> None:
+    """Hold a file against its size and checksum, and write what was checked to ``copy`` if there is one.
+
+    Raises:
+        BundleError: it is missing, no plain file, or not the manifest's.
+    """
     with _open(folder, name) as file:
         _check_size(file, name, entry)
         digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
+        left = entry.size
+        while chunk := file.read(min(_CHUNK, left)):  # no further than it was when it was measured
+            left -= len(chunk)
             digest.update(chunk)
+            if copy is not None:
+                copy.write(chunk)
+        _check_size(file, name, entry)
     _check_digest(digest.hexdigest(), name, entry)
 
 
-def _read_checked(folder: Path, name: str, entry: FileEntry) -> bytes:
+def read_checked(folder: Path, name: str, entry: FileEntry) -> bytes:
+    """The content of a file, held against its size and checksum.
+
+    Raises:
+        BundleError: as `check_file`.
+    """
     with _open(folder, name) as file:
         _check_size(file, name, entry)
         content = file.read(entry.size)
@@ -178,7 +251,7 @@ def _golden(folder: Path, manifest: Manifest, name: str, tail: tuple[int, ...]) 
     entry = manifest.files[name]
     if entry.size > MAX_GOLDEN:
         raise BundleError(f"{name} claims {entry.size} bytes, more than {MAX_GOLDEN}; keep fewer golden windows.")
-    content = _read_checked(folder, name, entry)
+    content = read_checked(folder, name, entry)
     file = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(file)

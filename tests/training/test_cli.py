@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from agent.engines.bundle import open_bundle
+from agent.engines.bundle import BundleError, open_bundle
+from agent.engines.signing import Trust
 from training.cli import app, main
 
 KEEP = {
@@ -59,7 +60,14 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "thresholds.json").read_text()) == {}, "too few patients for a rule"
     out = call("compile", run, str(bundle), *options, "--version", "0.0.1")
     assert "deepecg-sl-demo/0.0.1" in out
-    manifest = open_bundle(bundle).manifest
+    assert f"not signed, and no agent serves it until it is: deepecg-train sign {bundle} --key KEY" in out
+    with pytest.raises(BundleError, match="is not signed"):
+        open_bundle(bundle)
+    call("keygen", str(tmp_path / "key"))
+    out = call("compile", run, str(bundle), *options, "--version", "0.0.2", "--key", str(tmp_path / "key"))
+    assert "Signed by key" in out
+    assert "deepecg-sl-demo/0.0.2" in call("verify", str(bundle), "--key", str(tmp_path / "key.pub"))
+    manifest = open_bundle(bundle, Trust.of([tmp_path / "key.pub"])).manifest
     assert all(label.rule is None and label.evidence is None for label in manifest.labels)
     readme = (bundle / "README.md").read_text()
     assert "not the published DeepECG weights" in " ".join(readme.split())
@@ -76,6 +84,7 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
         (["train", "{run}", "--dataset", "/nowhere"], "run: deepecg-train prepare /nowhere FOLDER"),
         (["thresholds", "{run}", "--dataset", "{data}"], "run: deepecg-train evidence"),
         (["compile", "{run}", "{run}/b", "--dataset", "{data}"], "run: deepecg-train evidence"),
+        (["compile", "{run}", "{run}/b", "--dataset", "{data}", "--key", "{run}/none"], "none cannot be opened"),
         (["train", "{run}", "--dataset", "{data}", "--recipe", "smoke", "--fold", "7"], "there is no fold '7'"),
     ],
 )

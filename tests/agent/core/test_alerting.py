@@ -62,7 +62,7 @@ def manifest_of(*labels: tuple[str, dict[str, object] | None], required: Sequenc
                 {"name": name, "severity": "pathological", "evidence": evidence if rule else None, "rule": rule}
                 for name, rule in labels
             ],
-            "engines": [{"flavour": "openvino", "precision": "f32", "library": "x", "files": ["a.xml"], "parity": 0.0}],
+            "engines": [{"flavour": "openvino", "precision": "f32", "library": "x", "files": ["a.xml"]}],
             "golden": {"windows": "w.npy", "probabilities": "p.npy", "tolerance": 1e-4},
             "files": {name: {"sha256": SHA, "size": 1} for name in ("a.xml", "w.npy", "p.npy")},
             "training": {"summary": "s", "datasets": {}, "patients": 0, "windows": 0},

@@ -12,8 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from agent.core.ecg import LEADS
-from agent.core.manifest import Manifest
+from agent.core.manifest import Derived, Engine, Limits, Machine, Manifest, Parity, parse, schema
 from agent.engines.bundle import default_bundle
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,7 @@ def _with_evidence(document: dict[str, Any]) -> dict[str, Any]:
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown key": (lambda d: d.update(surprise=1), "surprise"),
+    "unknown key within": (lambda d: d["limits"].update(surprise=1), "surprise"),
     "path": (lambda d: d["files"].update({"../etc": {"sha256": "0" * 64, "size": 1}}), "plain file name"),
     "folder": (lambda d: d["files"].update({"a/b": {"sha256": "0" * 64, "size": 1}}), "plain file name"),
     "no checksum": (lambda d: d["files"].pop(d["golden"]["windows"]), "no checksum"),
@@ -62,7 +65,31 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no evidence": (lambda d: _with_evidence(d).update(evidence=None), "no evidence"),
     "release": (lambda d: _with_evidence(d)["rule"].update(release=1.0, threshold=0.5), "release"),
     "infinite": (lambda d: _with_evidence(d)["rule"].update(negative_hours=float("inf")), "negative_hours"),
-    "later schema": (lambda d: d.update(schema_version=2), "schema_version"),
+    "later schema": (lambda d: d.update(schema_version=3), "schema_version"),
+    "earlier schema": (lambda d: d.update(schema_version=1), "schema_version"),
+    "hidden file": (lambda d: d["files"].update({".x": {"sha256": "0" * 64, "size": 1}}), "plain file name"),
+    "terminal": (lambda d: d["files"].update({"a\x1b[2J": {"sha256": "0" * 64, "size": 1}}), r"\\x1b.* plain file"),
+    "signature": (lambda d: d["files"].update({"Manifest.SIG": {"sha256": "0" * 64, "size": 1}}), "signature's"),
+    "case": (lambda d: d["files"].update({"Model.bin": d["files"]["model.bin"]}), "differ in case only"),
+    "many files": (
+        lambda d: d["files"].update({f"f{i}": d["files"]["model.bin"] for i in range(300)}),
+        "more than 256",
+    ),
+    "version": (lambda d: d.update(version="../1"), "version"),
+    "words for a version": (lambda d: d.update(version="latest"), "version"),
+    "lead": (lambda d: d["input"].update(accepted_leads=["I"]), "II is required but not accepted"),
+    "no source": (lambda d: d.update(source={}), "names an ONNX file, an IR, or both"),
+    "half an IR": (lambda d: d["source"].update(ir=["model.xml"]), "two files"),
+    "opset": (lambda d: d["source"].update(opset=18), "opset belong together"),
+    "source without checksum": (lambda d: d["source"].update(onnx="a.onnx", opset=18), "no checksum for a.onnx"),
+    "batches": (lambda d: d["engines"][0].update(batches=[8, 1]), "ascend"),
+    "GPU of a CPU": (lambda d: d["engines"][0]["target"].update(driver="570.1"), "has no GPU"),
+    "CPU of a GPU": (
+        lambda d: d["engines"][0].update(target={"kind": "gpu", "cpu_features": ["avx2"]}),
+        "cpu_features",
+    ),
+    "measured on nothing": (lambda d: d["engines"][0]["parity"].update(windows=0), "measured on no windows"),
+    "failed gate": (lambda d: d["limits"].update(probability_max=1e-7), "openvino f32 engine fails .* probability_max"),
 }
 
 
@@ -75,8 +102,200 @@ def test_what_is_refused(shipped: dict[str, Any], name: str) -> None:
         Manifest.model_validate(document)
 
 
-def test_a_truncated_manifest_is_refused(shipped: dict[str, Any], tmp_path: Path) -> None:
-    text = json.dumps(shipped)
+def test_a_truncated_manifest_is_refused(shipped: dict[str, Any]) -> None:
+    text = json.dumps(shipped).encode()
     for end in range(0, len(text), max(1, len(text) // 50)):
-        with pytest.raises(ValidationError):
-            Manifest.model_validate_json(text[:end])
+        with pytest.raises(ValueError, match=r"^(line|byte|key)"):
+            parse(Manifest, text[:end])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": 1, "a": 2}', "key 'a' is there twice"),
+        (b'{"x": {"b": {}, "b": {}}}', "key 'b' is there twice"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"a": NaN}', "NaN is no number"),
+        (b'{"a": -Infinity}', "-Infinity is no number"),
+        (b"9" * 10_000, "10000 digits"),
+        (b'{"name": "\xff"}', "byte 10 is not UTF-8"),
+        ('{"name": "é"}'.encode("utf-16"), "not UTF-8"),
+        (b"\xef\xbb\xbf{}", "BOM"),
+        (b'{"name": "\\ud800"}', "invalid JSON"),
+        (b"[]", "should be an object"),
+        (b"null", "should be an object"),
+        (b'{"schema_version": 1}', "schema 1, and this version reads schema 2"),
+        (b'{"schema_version": "2"}', "schema_version"),
+    ],
+)
+def test_json_that_is_refused(content: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        parse(Manifest, content)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_manifest_cannot_fill_the_log(shipped: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="key 'kkk") as caught:
+        parse(Manifest, json.dumps(shipped | {"k" * 1_000_000: 1}).encode())
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("version",), 1),
+        (("training", "patients"), "724"),
+        (("training", "patients"), 724.0),
+        (("golden", "tolerance"), "0.0001"),
+        (("golden", "tolerance"), True),
+        (("labels", 0, "evidence", "auroc"), 1e999),
+        (("files", "model.bin", "size"), None),
+        (("engines", 0, "files"), "model.xml"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(shipped: dict[str, Any], where: tuple[Any, ...], value: object) -> None:
+    document = copy.deepcopy(shipped)
+    inner = document
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    content = json.dumps(document).replace("Infinity", "1e999").encode()
+    with pytest.raises(ValueError, match=".".join(map(str, where))):
+        parse(Manifest, content)
+
+
+# The gate
+
+
+@pytest.mark.parametrize(
+    ("parity", "said"),
+    [
+        (
+            {
+                "probability_max": 0.05,
+                "probability_p999": 0.02,
+                "flips": 77,
+                "auroc_change": -0.002,
+                "alerts_differ": 0,
+            },
+            "",
+        ),
+        ({"auroc_change": 0.3}, ""),
+        ({}, ""),
+        ({"probability_max": 0.051}, "probability_max is 0.051, above 0.05"),
+        ({"probability_p999": 0.021}, "probability_p999"),
+        ({"flips": 78}, "flips_share"),
+        ({"auroc_change": -0.0021}, "auroc_drop"),
+        ({"alerts_differ": 1}, "alerts_differ is 1, above 0"),
+    ],
+)
+def test_the_gate_names_the_limit_that_is_broken(parity: dict[str, float], said: str) -> None:
+    measured = Parity.model_validate({"windows": 1000, **parity})
+    broken = Limits().broken_by(measured, 77)
+    assert said in broken
+    assert bool(said) == bool(broken)
+
+
+# Derived engines
+
+HERE = Machine(
+    cpu="EPYC 9654",
+    cpu_features=("avx2", "avx512_bf16"),
+    gpu="NVIDIA L4",
+    compute_capability="8.9",
+    driver="580.65",
+    libraries={"openvino": "2026.4.1", "tensorrt-rtx": "1.7.1"},
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flavour", "change", "said"),
+    [
+        ("cpu", "openvino", {"cpu": "Xeon"}, "CPU is EPYC 9654 instead of Xeon"),
+        ("cpu", "openvino", {"cpu_features": ("avx2",)}, "instruction sets is avx2 avx512_bf16 instead of avx2"),
+        ("cpu", "openvino", {"gpu": "", "driver": "", "compute_capability": ""}, ""),
+        ("cpu", "openvino", {"libraries": {"openvino": "2026.3"}}, "openvino is 2026.4.1 instead of 2026.3"),
+        ("cpu", "openvino", {"libraries": {"openvino": "2026.4.1", "tensorrt-rtx": "2"}}, ""),
+        ("gpu", "tensorrt-rtx", {"cpu": "Xeon"}, ""),
+        ("gpu", "tensorrt-rtx", {"gpu": "NVIDIA A2"}, "GPU is NVIDIA L4 instead of NVIDIA A2"),
+        ("gpu", "tensorrt-rtx", {"compute_capability": "8.6"}, "compute capability is 8.9 instead of 8.6"),
+        ("gpu", "tensorrt-rtx", {"driver": "570.1"}, "GPU driver is 580.65 instead of 570.1"),
+        ("gpu", "tensorrt-rtx", {"libraries": {}}, "tensorrt-rtx is 1.7.1 instead of none"),
+        ("any", "openvino", {"driver": "570.1"}, "GPU driver"),
+    ],
+)
+def test_what_an_engine_minds_of_another_machine(kind: str, flavour: str, change: dict[str, Any], said: str) -> None:
+    engine = Engine.model_validate(
+        {"flavour": flavour, "precision": "f32", "library": "x", "files": ["a"], "target": {"kind": kind}}
+    )
+    found = HERE.differs(HERE.model_copy(update=change), engine)
+    assert said in found
+    assert bool(said) == bool(found)
+    assert HERE.differs(HERE, engine) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"files": {}}, "no checksum for a"),
+        ({"files": {"../a": {"sha256": "0" * 64, "size": 1}}}, "plain file name"),
+        ({"parent": "0"}, "parent"),
+        ({"created": "yesterday"}, "created"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_derived_engine_s_manifest_with_a_fault(change: dict[str, Any], said: str) -> None:
+    document = {
+        "parent": "0" * 64,
+        "engine": {
+            "flavour": "openvino",
+            "precision": "f32",
+            "library": "x",
+            "files": ["a"],
+            "parity": {"windows": 1, "probability_max": 0.0},
+        },
+        "machine": HERE.model_dump(),
+        "builder": "0.1",
+        "created": "2026-01-01T00:00:00Z",
+        "files": {"a": {"sha256": "0" * 64, "size": 1}},
+    }
+    assert parse(Derived, json.dumps(document).encode()).engine.flavour == "openvino"
+    with pytest.raises(ValueError, match=said):
+        parse(Derived, json.dumps(document | change).encode())
+    del document["engine"]["parity"]  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="never held against the golden windows"):
+        parse(Derived, json.dumps(document).encode())
+
+
+# The JSON Schema
+
+
+def test_the_committed_schema_is_what_the_code_says() -> None:
+    committed = json.loads((ROOT / "deploy" / "manifest.schema.json").read_text(encoding="utf-8"))
+    assert committed == schema(), "run: deepecg-agent bundle schema > deploy/manifest.schema.json"
+
+
+def test_the_schema_knows_every_key_and_no_other(shipped: dict[str, Any]) -> None:
+    document = schema()
+
+    def walk(node: dict[str, Any], value: Any, where: str) -> None:
+        if "$ref" in node:
+            node = document["$defs"][node["$ref"].removeprefix("#/$defs/")]
+        if "anyOf" in node:
+            if value is not None:
+                walk(next(one for one in node["anyOf"] if one.get("type") != "null"), value, where)
+        elif "properties" in node:
+            assert node["additionalProperties"] is False, where
+            assert value.keys() <= node["properties"].keys(), where
+            assert set(node.get("required", ())) <= value.keys(), where
+            for key, inner in value.items():
+                walk(node["properties"][key], inner, f"{where}.{key}")
+        elif "items" in node:
+            for inner in value:
+                walk(node["items"], inner, where)
+
+    walk(document, shipped, "")
+    assert document["$schema"].endswith("2020-12/schema")
+    assert document["$defs"]["AlertRule"]["properties"]["open_after"]["description"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from agent.core.ecg import LEADS, FloatArray, Provenance, Window
 from agent.core.filters import Preprocessing, prepare
-from agent.engines.bundle import Bundle, open_bundle
+from agent.engines.bundle import UNSIGNED, Bundle, open_bundle
 from training.models.sl import Block, DeepECGSL, SLConfig
 
 LABELS = ("Afib", "Sinusal", "Bradycardia")
@@ -78,6 +78,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "golden_probabilities.npy", answers)
     names = ("network.xml", "network.bin", "golden_windows.npy", "golden_probabilities.npy")
     document = {
+        "schema_version": 2,
         "name": "small",
         "version": "1",
         "architecture": "deepecg-sl",
@@ -91,7 +92,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "precision": "f32",
                 "library": openvino.__version__,
                 "files": ["network.xml", "network.bin"],
-                "parity": 1e-6,
+                "parity": {"windows": 5, "probability_max": 1e-6},
             }
         ],
         "golden": {"windows": names[2], "probabilities": names[3], "tolerance": 1e-4},
@@ -111,7 +112,7 @@ def folder(built: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def bundle(built: Path) -> Bundle:
-    return open_bundle(built)
+    return open_bundle(built, UNSIGNED)
 
 
 WindowMaker = Callable[..., Window]

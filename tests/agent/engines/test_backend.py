@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.engines.backend import EngineError, EngineSettings, open_backend, self_test
-from agent.engines.bundle import Bundle, open_bundle
+from agent.engines.bundle import UNSIGNED, Bundle, open_bundle
 from agent.engines.openvino import OpenVinoEngine
 
 Rewrite = Callable[..., None]
@@ -26,7 +26,7 @@ def test_the_first_engine_that_fits_is_served(folder: Path, rewrite: Rewrite) ->
         ]
 
     rewrite(folder, add_others)
-    with capture_logs() as logs, open_backend(open_bundle(folder), EngineSettings()) as backend:
+    with capture_logs() as logs, open_backend(open_bundle(folder, UNSIGNED), EngineSettings()) as backend:
         assert backend.name == "openvino-f32"
     skipped = [line for line in logs if line["event"] == "engine_skipped"]
     assert [(line["flavour"], line["precision"]) for line in skipped] == [("tensorrt", "f16"), ("openvino", "int8w")]
@@ -39,7 +39,7 @@ def test_no_engine_that_fits(folder: Path, rewrite: Rewrite) -> None:
     rewrite(folder, lambda d: d["engines"][0].update(flavour="tensorrt-rtx"))
     with (
         pytest.raises(EngineError, match=r"small/1 has no engine that works .* tensorrt-rtx, only for openvino"),
-        open_backend(open_bundle(folder), EngineSettings()),
+        open_backend(open_bundle(folder, UNSIGNED), EngineSettings()),
     ):
         pytest.fail("served")
 
@@ -49,7 +49,10 @@ def test_wrong_answers_fail_the_self_test(folder: Path, rewrite: Rewrite) -> Non
     answers[-1, -1] = 1.0 - answers[-1, -1] if abs(answers[-1, -1] - 0.5) > 0.01 else 0.0
     np.save(folder / "golden_probabilities.npy", answers)
     rewrite(folder)
-    with pytest.raises(EngineError, match="fails its self-test"), open_backend(open_bundle(folder), EngineSettings()):
+    with (
+        pytest.raises(EngineError, match="fails its self-test"),
+        open_backend(open_bundle(folder, UNSIGNED), EngineSettings()),
+    ):
         pytest.fail("served")
 
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from agent.engines.bundle import MAX_MANIFEST, BundleError, default_bundle, open_bundle
+from agent.engines.bundle import MAX_MANIFEST, UNSIGNED, BundleError, default_bundle, open_bundle
+from agent.engines.signing import Trust, key_id, load_public_key, sign
 
 Rewrite = Callable[..., None]
 
 
 def refused(folder: Path, match: str, **limits: int) -> None:
     with pytest.raises(BundleError, match=match) as info:
-        open_bundle(folder, **limits)
+        open_bundle(folder, UNSIGNED, **limits)
     text = str(info.value)
     assert text.endswith(".") and "\n" not in text and len(text) < 400
 
 
 def test_opens_what_was_written(folder: Path) -> None:
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, UNSIGNED)
     assert bundle.manifest.model_id == "small/1"
     assert bundle.golden_windows.shape == (5, 12, 2500)
     assert bundle.golden_probabilities.shape == (5, 3)
@@ -35,13 +38,13 @@ def test_opens_what_was_written(folder: Path) -> None:
 
 def test_the_folder_itself_may_be_a_link(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "current").symlink_to(folder)
-    assert open_bundle(tmp_path / "current").path == folder.resolve()
+    assert open_bundle(tmp_path / "current", UNSIGNED).path == folder.resolve()
 
 
 def test_files_beside_the_manifest_s_are_left_alone(folder: Path) -> None:
     (folder / "README.md").write_text("about")
     (folder / "more").mkdir()
-    open_bundle(folder)
+    open_bundle(folder, UNSIGNED)
 
 
 def test_no_folder(folder: Path, tmp_path: Path) -> None:
@@ -71,11 +74,11 @@ def test_manifest_that_is_not_a_manifest(folder: Path, rewrite: Rewrite) -> None
     ("change", "match"),
     [
         (lambda d: d.update(extra=1), "extra"),
-        (lambda d: d.update(schema_version=2), "schema_version"),
+        (lambda d: d.update(schema_version=1), "of schema 1, .* compile it again"),
         (lambda d: d["labels"].append(d["labels"][0]), "same name"),
         (lambda d: d["labels"][0].update(rule=None, colour="red"), "labels.0.colour"),
         (lambda d: d["engines"][0].update(files=["absent.xml"]), r"no checksum for absent\.xml"),
-        (lambda d: d["engines"][0].update(parity=float("inf")), "parity"),
+        (lambda d: d["engines"][0]["parity"].update(windows=float("inf")), "Infinity is no number"),
         (lambda d: d["files"].update({"../network.xml": d["files"]["network.xml"]}), "plain file name"),
         (lambda d: d["files"].update({"/etc/passwd": d["files"]["network.xml"]}), "plain file name"),
         (lambda d: d["files"].update({"..\\x": d["files"]["network.xml"]}), "plain file name"),
@@ -101,7 +104,7 @@ def test_one_flipped_bit_in_any_file(folder: Path) -> None:
         (folder / name).write_bytes(spoilt)
         refused(folder, f"{name} does not have the manifest's checksum")
         (folder / name).write_bytes(sound)
-    open_bundle(folder)
+    open_bundle(folder, UNSIGNED)
 
 
 def test_missing_file(folder: Path) -> None:
@@ -130,7 +133,7 @@ def test_links_pipes_and_folders_in_place_of_files(folder: Path, tmp_path: Path)
 
 
 def test_a_file_that_changes_after_the_check_is_not_used(folder: Path) -> None:
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, UNSIGNED)
     content = bytearray((folder / "network.bin").read_bytes())
     content[0] ^= 1
     (folder / "network.bin").write_bytes(content)
@@ -190,7 +193,39 @@ def test_golden_answers_that_are_no_probabilities(folder: Path, rewrite: Rewrite
     refused(folder, r"instead of float32 \(k, 3\)")
 
 
-def test_the_shipped_bundle() -> None:
+def test_the_shipped_bundle_is_trusted_where_it_ships_and_nowhere_else(tmp_path: Path) -> None:
     bundle = open_bundle(default_bundle())
     assert len(bundle.manifest.labels) == 77
     assert bundle.manifest.engines[0].flavour == "openvino"
+    assert bundle.signer == key_id(load_public_key(default_bundle().parent / "demo.pem"))
+    assert not bundle.warning
+    copy = Path(shutil.copytree(default_bundle(), tmp_path / "copy"))
+    with pytest.raises(BundleError, match=f"signed by key {bundle.signer}, which is not trusted here"):
+        open_bundle(copy)
+    assert open_bundle(copy, Trust.of([default_bundle().parent / "demo.pem"])).sha256 == bundle.sha256
+
+
+def test_a_revocation_reaches_the_shipped_bundle_too() -> None:
+    bundle = open_bundle(default_bundle())
+    for revoked in (bundle.signer, bundle.sha256):
+        for required in (True, False):
+            with pytest.raises(BundleError, match="revoked here"):
+                open_bundle(default_bundle(), Trust.of([], [revoked], require_signature=required))
+
+
+def test_without_a_signature_only_where_none_is_required(folder: Path) -> None:
+    with pytest.raises(BundleError, match=r"bundle small is not signed; .*require_signature = false\.$"):
+        open_bundle(folder)
+    bundle = open_bundle(folder, UNSIGNED)
+    assert not bundle.signer
+    assert "is not signed" in bundle.warning
+
+
+def test_no_word_of_a_manifest_is_read_before_its_signature(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{ this is no JSON")
+    with pytest.raises(BundleError, match="is not signed"):
+        open_bundle(folder)
+    key = Ed25519PrivateKey.generate()
+    (folder / "manifest.sig").write_bytes(sign((folder / "manifest.json").read_bytes(), key))
+    with pytest.raises(BundleError, match=r"manifest\.json: line 1"):
+        open_bundle(folder, Trust().trusting(key.public_key()))

@@ -11,7 +11,7 @@ import pytest
 
 from agent.core.filters import prepare
 from agent.engines.backend import EngineError
-from agent.engines.bundle import Bundle, open_bundle
+from agent.engines.bundle import UNSIGNED, Bundle, open_bundle
 from agent.engines.openvino import OpenVinoEngine
 
 Rewrite = Callable[..., None]
@@ -83,7 +83,7 @@ def test_without_the_library(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) ->
 def test_an_ir_that_does_not_load(folder: Path, rewrite: Rewrite, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     rewrite(folder)
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, UNSIGNED)
     with (
         pytest.raises(EngineError, match=r"cannot load network\.xml") as info,
         OpenVinoEngine(bundle, bundle.manifest.engines[0]),
@@ -95,7 +95,7 @@ def test_an_ir_that_does_not_load(folder: Path, rewrite: Rewrite, name: str, con
 def test_an_engine_of_other_labels(folder: Path, rewrite: Rewrite) -> None:
     np.save(folder / "golden_probabilities.npy", np.full((5, 2), 0.5, np.float32))
     rewrite(folder, lambda d: d["labels"].pop())
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, UNSIGNED)
     with (
         pytest.raises(EngineError, match=r"gives \(1, 3\) instead of \(1, 2\)"),
         OpenVinoEngine(bundle, bundle.manifest.engines[0]),
@@ -105,7 +105,7 @@ def test_an_engine_of_other_labels(folder: Path, rewrite: Rewrite) -> None:
 
 def test_an_engine_without_its_weights(folder: Path, rewrite: Rewrite) -> None:
     rewrite(folder, lambda d: d["engines"][0].update(files=["network.xml"]))
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, UNSIGNED)
     with pytest.raises(EngineError, match="two files"), OpenVinoEngine(bundle, bundle.manifest.engines[0]):
         pytest.fail("entered")
 

@@ -69,7 +69,7 @@ def manifest() -> Manifest:
             Label(name="Right bundle branch block", severity="pathological", evidence=EVIDENCE),
             Label(name="Brugada", severity="pathological"),
         ),
-        engines=(Engine(flavour="openvino", precision="f32", library="2026.0", files=("net.xml",), parity=1e-6),),
+        engines=(Engine(flavour="openvino", precision="f32", library="2026.0", files=("net.xml",)),),
         golden=Golden(windows="golden.npy", probabilities="golden_p.npy", tolerance=1e-4),
         files=dict.fromkeys(names, entry),
         training=Training(summary="s", datasets={"d": "CC BY 4.0, 1"}, patients=1, windows=1),

@@ -1,0 +1,227 @@
+"""``deepecg-train evidence``, ``thresholds``, ``compile``, ``keygen``, ``sign`` and ``verify``: from run to bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from agent.core.ecg import FloatArray
+from agent.core.labels import LABEL_NAMES, LABELS
+from agent.engines import signing
+from agent.engines.bundle import SIGNATURE, open_bundle
+from training.bundle import as_plain, sign_bundle, write_bundle
+from training.commands.train import WHOLE, recipe_named
+from training.compile import golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
+from training.data import WindowTable
+from training.evaluation.alerts import Persistence, Replay, rules
+from training.evaluation.cases import Cases
+from training.evaluation.evidence import POOLED, Score, groups, score_all
+from training.inference import Network, convert, samples_of
+from training.models.sl import DeepECGSL
+from training.models.weights import load_network
+from training.recipes import RECIPES
+from training.run import MODEL
+
+app = typer.Typer()
+
+Dataset = Annotated[Path, typer.Option(help="Folder that deepecg-train prepare has written.")]
+Output = Annotated[Path, typer.Argument(help="Folder of the run: checkpoints, figures, thresholds.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")]
+Threads = Annotated[int, typer.Option(min=1, help="Processor threads.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option(help="File whose first line is the private key's passphrase, where it has one.")
+]
+
+EVIDENCE, PREDICTIONS = "evidence.json", "predictions.npz"
+UNSEEN = "unseen.npy"
+"""(n, 77): every window's probabilities by the network that never saw its patient; NaN where there is none."""
+
+
+def _network(output: Path, name: str) -> DeepECGSL:
+    """The network of a fold, or of the run on all."""
+    folder = output / name / MODEL
+    if not folder.is_dir():
+        raise ValueError(f"no {folder}; run: deepecg-train train {output} --fold {name}, until it is finished")
+    net = load_network(folder)
+    if not isinstance(net, DeepECGSL):
+        raise ValueError(f"{folder} holds a {type(net).__name__}; only DeepECG-SL is served")  # noqa: TRY004  (the folder)
+    return net
+
+
+def _read(output: Path, name: str, made_by: str) -> Any:
+    path = output / name
+    if not path.is_file():
+        raise ValueError(f"no {path}; run: deepecg-train {made_by} {output}")
+    return json.loads(path.read_text("utf-8"))
+
+
+def _scores(output: Path) -> dict[str, dict[str, Score]]:
+    """Scores by group and label."""
+    read = _read(output, EVIDENCE, "evidence")
+    return {group: {name: Score(**fields) for name, fields in found.items()} for group, found in read.items()}
+
+
+def _write(output: Path, name: str, content: Mapping[str, Any]) -> None:
+    (output / name).write_text(json.dumps(as_plain(content), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _unseen(output: Path, fold: int, table: WindowTable, index: NDArray[np.int64], threads: int) -> FloatArray:
+    """Probabilities (len(index), 77) by the fold's network, kept beside it until that changes."""
+    net, kept = _network(output, str(fold)), output / str(fold) / "unseen.npy"
+    if kept.exists() and kept.stat().st_mtime > (output / str(fold) / MODEL).stat().st_mtime:
+        known: FloatArray = np.load(kept, allow_pickle=False)
+        if len(known) == len(index):
+            return known
+    network = Network(convert(net, samples_of(table.preprocessing)), threads)
+    found = network.predict(table, index, progress=True)
+    np.save(kept, found)
+    return found
+
+
+@app.command()
+def evidence(output: Output, dataset: Dataset, recipe: RecipeName = "demo", threads: Threads = 2) -> None:
+    """Score every patient by the network that never saw that patient; print and keep the figures that a bundle needs.
+
+    predictions.npz, which it leaves in the folder, is what `evaluate` and `compare` take.
+    """
+    chosen = recipe_named(recipe)
+    table = WindowTable.open(dataset)
+    folds = np.where(trained_on(table), table.folds(chosen.folds), -1)
+    probabilities = np.full((len(table), len(LABELS)), np.nan, np.float32)
+    for fold in range(chosen.folds):
+        index = np.flatnonzero(folds == fold)
+        probabilities[index] = _unseen(output, fold, table, index, threads)
+    np.save(output / UNSEEN, probabilities)
+    Cases.from_table(table, probabilities, LABEL_NAMES).select(folds >= 0).save(output / PREDICTIONS)
+    scores = {group: score_all(LABEL_NAMES, probabilities, table, use) for group, use in groups(table).items()}
+    _write(
+        output,
+        EVIDENCE,
+        {group: {name: asdict(score) for name, score in found.items()} for group, found in scores.items()},
+    )
+    for score in sorted(scores[POOLED].values(), key=lambda s: -s.positive_patients):
+        mark = "evidence" if score.is_evidence else ""
+        typer.echo(
+            f"{score.label:48s} {score.auroc:.3f} ({score.lower:.3f}–{score.upper:.3f}) "
+            f"{score.positive_patients:4d} + {score.negative_patients:4d} patients  {mark}"
+        )
+
+
+@app.command()
+def thresholds(output: Output, dataset: Dataset) -> None:
+    """Choose alert thresholds on continuous recordings of unseen patients; print and keep them."""
+    table = WindowTable.open(dataset)
+    scores = _scores(output)[POOLED]
+    probabilities = np.load(output / UNSEEN, allow_pickle=False)
+    evident = [
+        info.name
+        for info in LABELS
+        if info.severity.value == "pathological" and info.name in scores and scores[info.name].is_evidence
+    ]
+    chosen = rules(LABEL_NAMES, table, probabilities, evident)
+    _write(output, "thresholds.json", {name: asdict(replay) for name, replay in chosen.items()})
+    for name in evident:
+        replay = chosen.get(name)
+        if replay is None:
+            typer.echo(f"{name}: evidence, but no rule (see training.evaluation.alerts.rules for what it takes)")
+            continue
+        low, high = replay.interval
+        typer.echo(
+            f"{name}: threshold {replay.threshold:g} for {replay.rule.open_after} windows, "
+            f"{replay.false_alerts} false alerts in {replay.negative_hours:.1f} h, "
+            f"{replay.per_bed_day:.2f} ({low:.2f}–{high:.2f}) per bed-day; found {replay.detected}/{replay.episodes} "
+            f"episodes, {replay.detected_patients}/{replay.positive_patients} patients, "
+            f"sensitivity {replay.sensitivity:.2f}"
+        )
+
+
+@app.command(name="compile")
+def compile_command(
+    output: Output,
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle; replaced if it is there.")],
+    dataset: Dataset,
+    recipe: RecipeName = "demo",
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
+    key: Annotated[
+        Path | None, typer.Option(help="Private key that signs the bundle; without it no agent serves it.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Compile the run on all patients into an engine bundle with its evidence and thresholds, signed by --key."""
+    signer = _private(key, passphrase_file) if key is not None else None  # a wrong one is known before the work
+    chosen = recipe_named(recipe)
+    table = WindowTable.open(dataset)
+    by_group = _scores(output)
+    scores = by_group[POOLED]
+    replays = {
+        name: Replay(**fields | {"rule": Persistence(**fields["rule"]), "delays": tuple(fields["delays"])})
+        for name, fields in _read(output, "thresholds.json", "thresholds").items()
+    }
+    training = training_of(table, chosen, scores, replays)
+    manifest = write_bundle(
+        bundle,
+        _network(output, WHOLE).state_dict(),
+        golden_windows(),
+        labels_of(scores, replays),
+        identity_of(version),
+        training,
+        readme_of(training, by_group, replays),
+        preprocessing=table.network_preprocessing,
+        key=signer,
+    )
+    size = sum(entry.size for entry in manifest.files.values())
+    parity = manifest.engines[0].parity.probability_max
+    typer.echo(f"{bundle}: {manifest.model_id}, {size / 1e6:.1f} MB, parity {parity:.1e}")
+    if signer is None:
+        typer.echo(f"It is not signed, and no agent serves it until it is: deepecg-train sign {bundle} --key KEY")
+    else:
+        typer.echo(f"Signed by key {signing.key_id(signer.public_key())}.")
+
+
+@app.command()
+def keygen(
+    key: Annotated[Path, typer.Argument(help="File for the private key; KEY.pub beside it is the public half.")],
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make an Ed25519 key pair that signs bundles. The private half stays with the publisher, never on a ward."""
+    public = key.with_name(key.name + ".pub")
+    made = signing.generate(key, public, passphrase=signing.read_passphrase(passphrase_file))
+    typer.echo(f"{key}: private key {made}, mode 0600; {public}: its public half, for [engine] trusted_keys on wards")
+
+
+@app.command()
+def sign(
+    bundle: Folder,
+    key: Annotated[Path, typer.Option(help="Private key, as keygen has written it.")],
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Check a bundle whole and sign its manifest; an older signature is replaced."""
+    signer = _private(key, passphrase_file)
+    checked = sign_bundle(bundle, signer)
+    typer.echo(
+        f"{bundle / SIGNATURE}: {checked.manifest.model_id} (manifest {checked.sha256[:16]}…) is signed by key "
+        f"{signing.key_id(signer.public_key())}"
+    )
+
+
+@app.command()
+def verify(
+    bundle: Folder,
+    key: Annotated[list[Path], typer.Option(help="Public key that may have signed it; may be given again.")],
+) -> None:
+    """Check a bundle as an agent that trusts these keys does: signature, manifest, every file's checksum."""
+    checked = open_bundle(bundle, signing.Trust.of(key))
+    typer.echo(f"{bundle}: {checked.manifest.model_id} (manifest {checked.sha256[:16]}…), good, key {checked.signer}")
+
+
+def _private(key: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
+    return signing.load_private_key(key, passphrase=signing.read_passphrase(passphrase_file))
