@@ -160,6 +160,10 @@ def evaluate(
         typer.echo(path)
 
 
+def _p(value: float) -> str:
+    return "<.0001" if value < 1e-4 else f"{number(value, 4):>6s}"
+
+
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="Predictions of the first model.")],
@@ -183,7 +187,7 @@ def compare(
         typer.echo(
             f"{name[:48]:48s} {number(c.first):>6s} {number(c.second):>6s}  {number(c.difference):>6s} "
             f"({number(c.lower)} to {number(c.upper)})".ljust(93)
-            + f" {c.p:6.4f}  {p_holm:6.4f}"
+            + f" {_p(c.p)}  {_p(p_holm)}"
         )
     one, two = means(found)
     better = sum(1 for c in found.values() if c.p_holm is not None and c.p_holm < 0.05)

@@ -14,7 +14,7 @@ from agent.core.labels import label
 from training.evaluation.calibration import calibration, fit_all, fit_common_temperature
 from training.evaluation.cases import Cases, shared_patients
 from training.evaluation.fairness import fairness
-from training.evaluation.intervals import Estimate, Resamples, Unit, estimate, rate, resample, units_of
+from training.evaluation.intervals import Estimate, Resamples, Unit, estimate, rate, resample, score_interval, units_of
 from training.evaluation.metrics import (
     RATES,
     Counts,
@@ -64,6 +64,8 @@ def assess(
                 f"{len(shared)} patient{' is' if len(shared) == 1 else 's are'} in both the validation and the test "
                 "cases: nothing may be chosen on patients on whom it is reported; split by patient"
             )
+        if not set(validation.names) & set(test.names):
+            raise ValueError("the validation and the test cases have no output in common; take both from one model")
     at = np.full(len(test.names), np.nan)
     if thresholds is not None:
         check_apart(thresholds, test)
@@ -91,7 +93,7 @@ def assess(
         population=population(test),
         validation=population(validation) if validation is not None else None,
         one_record_each=len({id(resamples) for resamples in draws.values()}) < len(draws),
-        doubts=test.doubts(),
+        doubts=(*test.doubts(), *(f"Validation: {d}" for d in (validation.doubts() if validation else ()))),
         outputs=tuple(sorted(outputs, key=lambda output: place[output.name])),
         groupings=tuple(
             _grouping(test, name, of, ranked, draws, settings)
@@ -227,12 +229,14 @@ def _output(
         apart = _each(draws, lambda r: _resampled(r.unit, settings, positive))
         shown = _ranks(cases, [i], apart, settings.weigh)
     auroc, auprc = _estimates(shown, settings.level)
+    score = score_interval(ranks[0][0], counted.positive_patients, counted.negative_patients, settings.level)
     roc, pr = curves(cases, [i], settings.weigh)
     known = cases.known(i)
     p, yes = cases.probability[known, i], cases.truth[known, i] == 1
     return replace(
         output,
         auroc=auroc,
+        auroc_score=score,
         auprc=auprc,
         roc=roc,
         pr=pr,

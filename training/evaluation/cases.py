@@ -142,8 +142,8 @@ class Cases:
                 "sigmoid was applied to probabilities: apply it once, to logits."
             )
         if self.probability.size > scored.size:
-            share = 1 - scored.size / self.probability.size
-            found.append(f"{share:.1%} of the probabilities are NaN (not scored) and take part in no figure.")
+            missing = self.probability.size - scored.size
+            found.append(f"{missing:,} of {self.probability.size:,} probabilities are NaN (not scored), in no figure.")
         constant = [
             name
             for i, name in enumerate(self.names)

@@ -91,15 +91,6 @@ def delong(
     return auroc, covariance
 
 
-def logit_interval(auroc: float, variance: float, level: float = LEVEL) -> tuple[float, float] | None:
-    """An interval of one AUROC that stays within (0, 1); None where the logit does not exist (AUROC 0 or 1)."""
-    if not 0 < auroc < 1:
-        return None
-    middle = math.log(auroc / (1 - auroc))
-    half = float(norm.ppf((1 + level) / 2)) * math.sqrt(variance) / (auroc * (1 - auroc))
-    return 1 / (1 + math.exp(half - middle)), 1 / (1 + math.exp(-half - middle))
-
-
 def compare(
     first: Numbers,
     second: Numbers,

@@ -9,6 +9,9 @@ it is not told.) **Not known**: what it did with a resample without a positive.
 Records of one patient resemble each other, so drawing records makes intervals too narrow where patients have several.
 Drawing patients (each with all of its records) does not; it is what this project reports first.
 
+With few positives either is too narrow: with ten positive patients and an AUROC of .95 a percentile interval holds the
+truth about eight times in ten. `score_interval` does better there, and exists where no resample differs.
+
 A resample in which a figure does not exist (no positive was drawn) is left out of the percentiles and counted as void.
 Beyond `MAX_VOID` of them there is no interval at all. Nor is there one where every draw gives the same (no finding was
 missed, so none is missed in any resample): that is not certainty. A rate then has the exact binomial interval over its
@@ -25,6 +28,8 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from training.evaluation.cases import Cases
 from training.evaluation.ranking import Array, Ranking
@@ -176,3 +181,27 @@ def rate(value: float, draws: dict[Unit, Array], patients: int, level: float = L
     tail = ((1 - level) / 2) ** (1 / patients)
     exact = Interval(tail, 1.0, exact=True) if value == 1.0 else Interval(0.0, 1 - tail, exact=True)
     return Estimate(value, **dict.fromkeys(draws, exact))
+
+
+def score_interval(auroc: float, positives: int, negatives: int, level: float = LEVEL) -> Interval:
+    """An AUROC's interval from Hanley and McNeil's variance at the limit itself, as Wilson's for a share.
+
+    Newcombe's method 5 (Stat. Med. 2006; 25: 559-573). It counts patients as if each had one record, which is cautious
+    where one has several; its variance is that of two exponentials, so that it is near, not exact.
+
+    Raises:
+        ValueError: a class is empty.
+    """
+    if min(positives, negatives) < 1:
+        raise ValueError("an interval needs a positive and a negative patient")
+    z, more = float(norm.ppf((1 + level) / 2)), (positives + negatives) / 2 - 1
+
+    def beyond(limit: float) -> float:
+        spread = limit * (1 - limit) * (1 + more * (1 - limit) / (2 - limit) + more * limit / (1 + limit))
+        return (limit - auroc) ** 2 - z**2 * spread / (positives * negatives)
+
+    edge = 1e-12
+    inside = min(max(auroc, edge), 1 - edge)
+    lower = 0.0 if beyond(edge) <= 0 else float(brentq(beyond, edge, inside))
+    upper = 1.0 if beyond(1 - edge) <= 0 else float(brentq(beyond, inside, 1 - edge))
+    return Interval(lower, upper)

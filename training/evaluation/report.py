@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from training.evaluation import plots
 from training.evaluation.fairness import MEAN, POOLED, Disparity, Fairness, Spread, band_names
-from training.evaluation.intervals import Estimate
+from training.evaluation.intervals import Estimate, Interval
 from training.evaluation.metrics import OVERALL
 from training.evaluation.severity import CLASSES
 from training.evaluation.study import Grouping, Output, Study
@@ -74,6 +74,11 @@ def interval(estimate: Estimate | None, unit: str = "patients", digits: int = 3)
         return "–"
     between = " to " if found.lower < 0 else "–"
     return f"{number(found.lower, digits)}{between}{number(found.upper, digits)}"
+
+
+def between(found: Interval | None) -> str:
+    """As ".941–.964"."""
+    return "–" if found is None else f"{number(found.lower)}–{number(found.upper)}"
 
 
 def figure(estimate: Estimate | None, digits: int = 3) -> str:
@@ -238,7 +243,13 @@ def context(study: Study, facts: Facts) -> dict[str, Any]:
         "strata_kinds": [
             kind for kind in ("source", "leads", "site") if any(s.kind == kind and s.outputs for s in study.strata)
         ],
-        "auroc_axis": axis_of((output.auroc for output in evaluated), top=1.0),
+        "auroc_axis": axis_of(
+            [
+                *(output.auroc for output in evaluated),
+                *(Estimate(o.auroc_score.lower) for o in evaluated if o.auroc_score is not None),
+            ],
+            top=1.0,
+        ),
         "group_axis": axis_of(
             (e for g in study.groupings for e in (g.macro_auroc, g.micro_auroc) if g.outputs), top=1.0
         ),
@@ -262,6 +273,7 @@ def _environment() -> Any:
         "percent": percent,
         "whole": whole,
         "interval": interval,
+        "between": between,
         "figure": figure,
         "spread": spread,
         "cell": lambda text: text.replace("|", "\\|"),

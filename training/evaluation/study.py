@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from training.evaluation.calibration import Calibration, Scaling
 from training.evaluation.fairness import BANDS, Fairness
 from training.evaluation.fairness import MINIMUM as GROUP_MINIMUM
-from training.evaluation.intervals import LEVEL, RESAMPLES, Estimate
+from training.evaluation.intervals import LEVEL, RESAMPLES, Estimate, Interval
 from training.evaluation.metrics import Counts, Weigh
 from training.evaluation.prevalence import PriorEstimate
 from training.evaluation.resources import Resources
@@ -86,6 +86,8 @@ class Output:
     counts: Counts
     lacking: str
     auroc: Estimate | None = None
+    auroc_score: Interval | None = None
+    """`score_interval` over patients: the better one where positives are few."""
     auprc: Estimate | None = None
     roc: Curve | None = None
     pr: Curve | None = None

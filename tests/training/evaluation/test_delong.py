@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from training.evaluation.cases import Cases
-from training.evaluation.delong import compare, compare_all, delong, holm, logit_interval, means, placements
+from training.evaluation.delong import compare, compare_all, delong, holm, macro_difference, means, placements
 from training.evaluation.intervals import resample
 from training.evaluation.ranking import rank
 
@@ -129,16 +129,6 @@ def test_too_few_patients_are_no_test() -> None:
         delong(p, one, who)
 
 
-def test_the_logit_interval_stays_within_one() -> None:
-    found = logit_interval(0.99, 0.02**2)
-    assert found is not None
-    lower, upper = found
-    assert 0.5 < lower < 0.99 < upper < 1
-    middle = logit_interval(0.7, 0.01**2)
-    assert middle == pytest.approx((0.7 - 1.96 * 0.01, 0.7 + 1.96 * 0.01), abs=5e-4)
-    assert logit_interval(1.0, 0.0) is None
-
-
 @pytest.mark.parametrize("levels", [5, 1000])
 def test_holm_is_that_of_statsmodels(levels: int) -> None:
     p = np.random.default_rng(levels).integers(0, levels + 1, 77) / levels  # with ties, zeros and ones
@@ -167,3 +157,21 @@ def test_all_outputs_of_two_models(cases: Cases, simulate: Callable[..., Cases])
     few = simulate(60)
     _, left = compare_all(few, few)
     assert "Acute pericarditis" in left
+
+
+def test_the_macro_difference_is_that_of_the_same_draws(cases: Cases) -> None:
+    rng = np.random.default_rng(1)
+    second = replace(cases, probability=np.clip(cases.probability + rng.normal(0, 0.1, cases.probability.shape), 0, 1))
+    drawn = resample(cases.patient, 80, 0)
+    names = ["Afib", "Sinusal"]
+    found = macro_difference(cases, second, names, drawn)
+    single = [macro_difference(cases, second, [name], drawn) for name in names]
+    assert found is not None
+    assert found.value == pytest.approx(np.mean([one.value for one in single if one]))
+    assert found.patients is not None
+    assert found.patients.lower < found.value < found.patients.upper
+    same = macro_difference(cases, cases, names, drawn)
+    assert same is not None
+    assert same.value == 0
+    assert same.patients is None, "every draw gives zero: nothing to tell"
+    assert macro_difference(cases, second, [], drawn) is None

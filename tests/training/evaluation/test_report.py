@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.demo.screenshot import open_browser
 from training.evaluation.assess import assess
 from training.evaluation.cases import Cases
 from training.evaluation.intervals import Estimate, Interval
@@ -214,6 +215,56 @@ def test_the_card_has_its_parts(study: Study) -> None:
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
     for table in tables:
         assert len({row.replace("\\|", "").count("|") for row in table.splitlines()}) == 1
+
+
+COLOURS = """() => Object.fromEntries(["ground", "ink", "soft", "accent", "mark"].map(name => {
+  const probe = document.body.appendChild(document.createElement("i"));
+  probe.style.color = `var(--${name})`;
+  const [r, g, b] = getComputedStyle(probe).color.match(/\\d+/g).map(Number);
+  probe.remove();
+  return [name, [r, g, b]];
+}))"""
+
+
+def contrast(a: list[int], b: list[int]) -> float:
+    """WCAG 2's contrast of two colours."""
+
+    def luminance(colour: list[int]) -> float:
+        parts = [v / 255 for v in colour]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+async def test_a_browser_shows_it_and_asks_for_nothing(
+    study: Study, tool: Callable[[str], str], tmp_path: Path
+) -> None:
+    tool("chromium")
+    path = write(study, tmp_path)["report.html"]
+    asked: list[str] = []
+    complaints: list[str] = []
+    async with open_browser() as browser:
+        page = await browser.new_page(viewport={"width": 1280, "height": 900})
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.goto(path.as_uri())
+        assert asked == [path.as_uri()]
+        assert complaints == []
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        grounds = set()
+        for scheme in ("light", "dark"):
+            await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            colours = await page.evaluate(COLOURS)
+            grounds.add(tuple(colours["ground"]))
+            for name in ("ink", "soft", "accent", "mark"):
+                assert contrast(colours[name], colours["ground"]) >= 4.5, f"{name}, {scheme}"
+            line = page.locator("figure svg path[style*='var(--accent)']").first
+            stroke = await line.evaluate("line => getComputedStyle(line).stroke")
+            assert stroke == f"rgb({', '.join(map(str, colours['accent']))})", "figures follow the page"
+        assert len(grounds) == 2
 
 
 def test_numbers_are_written_as_journals_do() -> None:
