@@ -17,8 +17,9 @@ from agent.core.labels import LABELS
 
 READING = (
     "closed reading: a label that is not affirmed (denied, uncertain, not mentioned) counts as a negative prediction; "
-    "labels that the codes leave unknown are not scored; the codes are a cardiologist's of the tracing, not of the "
-    "report, so a report that omits a finding or a finding that was overruled counts as an error of the reader"
+    "labels that the codes leave unknown (among them diagnoses of a likelihood above 0 and below 50) are not scored, "
+    "and a code of likelihood 0, which means that none was given, counts as there; the codes are a cardiologist's of "
+    "the tracing, not of the report, so what a report omits, or what was overruled, counts as an error of the reader"
 )
 RESAMPLES = 1000
 EXAMPLES = 5
