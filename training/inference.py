@@ -1,20 +1,24 @@
-"""The network as it will serve: exported from torch to OpenVINO in f32, the sigmoid inside."""
+"""The network as it will serve: exported from torch to OpenVINO and to ONNX, both in f32, the sigmoid inside."""
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.export import ExportedProgram
 from tqdm import tqdm
 
 from agent.core.ecg import FloatArray
 from agent.core.filters import Preprocessing
 from training.data import WindowTable
-from training.models.sl import DeepECGSL
-from training.serving import Serving
+from training.serving import Activation, Classifier, serving_form
 
 Model: TypeAlias = Any
 openvino: Any = import_module("openvino")
@@ -22,6 +26,9 @@ openvino: Any = import_module("openvino")
 
 INPUT = "windows"
 OUTPUT = "probabilities"
+OPSET = 23
+"""Of ONNX: the first with attention as one operation, which TensorRT fuses and torch has too."""
+MAX_BATCH = 4096
 
 
 def samples_of(p: Preprocessing) -> int:
@@ -29,17 +36,68 @@ def samples_of(p: Preprocessing) -> int:
     return round(p.rate * p.seconds)
 
 
-def convert(net: DeepECGSL, samples: int) -> Model:
-    """OpenVINO's form of the network: input (N, leads, samples) with a dynamic batch, output (N, L), all in f32."""
+def export(net: Classifier, samples: int, activation: Activation = "sigmoid") -> ExportedProgram:
+    """The serving form (N, leads, samples) to (N, L) with a dynamic batch, in f32: what both conversions start from."""
     example = torch.zeros(2, net.config.leads, samples)
-    batch = torch.export.Dim("batch", min=1, max=4096)
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     with torch.no_grad():
-        exported = torch.export.export(Serving(net), (example,), dynamic_shapes=({0: batch},))
-    model: Model = openvino.convert_model(exported)
-    model.reshape({0: openvino.PartialShape([-1, net.config.leads, samples])})
+        return torch.export.export(serving_form(net, activation), (example,), dynamic_shapes=({0: batch},))
+
+
+def openvino_from(program: ExportedProgram) -> Model:
+    """OpenVINO's form of an exported network: input (N, leads, samples) with a dynamic batch, output (N, L), in f32."""
+    (example,), _ = program.example_inputs
+    with _quiet():
+        model: Model = openvino.convert_model(program)
+    model.reshape({0: openvino.PartialShape([-1, *example.shape[1:]])})
     model.input(0).get_tensor().set_names({INPUT})
     model.output(0).get_tensor().set_names({OUTPUT})
     return model
+
+
+def onnx_from(program: ExportedProgram) -> bytes:
+    """The ONNX file of an exported network, weights inside, opset `OPSET`: what other engines are compiled from.
+
+    Nothing of this machine is left in it, and the same network gives the same bytes.
+    """
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: "batch"},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None
+    proto = exported.model_proto
+    del proto.metadata_props[:]
+    graph = proto.graph
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]  # stack traces among them, with the paths of the machine that exported
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def convert(net: Classifier, samples: int, activation: Activation = "sigmoid") -> Model:
+    """Both steps to OpenVINO."""
+    return openvino_from(export(net, samples, activation))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters say of packages that are not installed and not needed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 class Network:
