@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -33,7 +33,7 @@ from training.evaluation.prevalence import PREVALENCES, estimate_prior, npv_at, 
 from training.evaluation.ranking import Array
 from training.evaluation.resources import Resources
 from training.evaluation.severity import severity_figures
-from training.evaluation.study import CURVE_POINTS, Curve, Grouping, Output, Population, Settings, Share, Stratum, Study
+from training.evaluation.study import CURVE_POINTS, Curve, Grouping, Output, Settings, Share, Stratum, Study, population
 from training.evaluation.thresholds import Thresholds, apply, candidates, check_apart, choose
 
 T = TypeVar("T")
@@ -79,7 +79,8 @@ def assess(
         outputs.append(output)
         if ranks is not None:
             ranked[name] = ranks
-    outputs = _at_thresholds(test, outputs, at, draws, settings)
+    sums = _Sums(confusion(test, at, settings.weigh), _each(draws, lambda r: r.sums(cells(test, at, settings.weigh))))
+    outputs = _rated(outputs, at, sums, settings.level)
     common = None
     if validation is not None:
         outputs = _calibrated(test, validation, outputs)
@@ -96,7 +97,7 @@ def assess(
         doubts=(*test.doubts(), *(f"Validation: {d}" for d in (validation.doubts() if validation else ()))),
         outputs=tuple(sorted(outputs, key=lambda output: place[output.name])),
         groupings=tuple(
-            _grouping(test, name, of, ranked, draws, settings)
+            _grouping(test, name, of, ranked, sums, draws, settings)
             for name, of in _watched(groups.items(), "groupings", progress)
         ),
         strata=tuple(_strata(test, draws["patients"], settings, progress)),
@@ -123,34 +124,6 @@ def _watched(items: Iterable[T], what: str, progress: bool) -> Iterable[T]:
 
 def _only(patients: Resamples) -> dict[Unit, Resamples]:
     return {"patients": patients}
-
-
-def population(cases: Cases) -> Population:
-    """Who they are."""
-
-    def shares(values: NDArray[np.str_]) -> tuple[Share, ...]:
-        found = [
-            Share(str(name), int((values == name).sum()), len(set(cases.patient[values == name].tolist())))
-            for name in np.unique(values)
-        ]
-        return tuple(sorted(found, key=lambda share: -share.cases))
-
-    _, first = np.unique(cases.patient, return_index=True)
-    ages = cases.age[first]
-    known = ages[~np.isnan(ages)]
-    low, middle, high = np.percentile(known, [25, 50, 75]).tolist() if len(known) else (0.0, 0.0, 0.0)
-    sex = np.where(cases.sex == "F", "women", np.where(cases.sex == "M", "men", "sex unknown"))
-    return Population(
-        cases=len(cases),
-        records=len(set(units_of(cases, "records").tolist())),
-        patients=len(first),
-        sources=shares(cases.source),
-        sites=shares(cases.site),
-        leads=shares(cases.lead_sets()),
-        sexes=shares(sex),
-        ages=(low, middle, high) if len(known) else None,
-        age_unknown=len(ages) - len(known),
-    )
 
 
 def _draws(cases: Cases, settings: Settings) -> dict[Unit, Resamples]:
@@ -245,18 +218,39 @@ def _output(
     ), ranks
 
 
-def _at_thresholds(
-    cases: Cases, outputs: list[Output], at: Array, draws: Mapping[Unit, Resamples], settings: Settings
-) -> list[Output]:
-    """Rates with intervals for the outputs that have figures and a threshold."""
-    if np.isnan(at).all():
-        return outputs
-    value = rates(confusion(cases, at, settings.weigh))
-    sums = _each(draws, lambda r: r.sums(cells(cases, at, settings.weigh)))
-    drawn = {unit: rates(of) for unit, of in sums.items()}
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sums:
+    """`CELLS` of the data (L, 6) and of each kind of draws (R, L, 6)."""
+
+    value: Array
+    draws: dict[Unit, Array]
+
+    def macro(self, columns: Sequence[int], level: float) -> dict[str, Estimate | None]:
+        """Rates and Brier score as mean over outputs; none of no output."""
+        return self._together(lambda sums: rates(sums[..., columns, :]), _mean, level) if columns else {}
+
+    def micro(self, columns: Sequence[int], level: float) -> dict[str, Estimate | None]:
+        """The same of all outputs' cases together."""
+        return (
+            self._together(lambda sums: rates(sums[..., columns, :].sum(axis=-2)), np.asarray, level) if columns else {}
+        )
+
+    def _together(
+        self, of: Callable[[Array], dict[str, Array]], join: Callable[[Array], Array], level: float
+    ) -> dict[str, Estimate | None]:
+        value, drawn = of(self.value), {unit: of(sums) for unit, sums in self.draws.items()}
+        return {
+            name: estimate(float(join(value[name])), {unit: join(d[name]) for unit, d in drawn.items()}, level)
+            for name in (*RATES, "brier")
+        }
+
+
+def _rated(outputs: list[Output], at: Array, sums: _Sums, level: float) -> list[Output]:
+    """Brier scores, and where there is a threshold rates, with intervals for the outputs that have figures."""
+    value, drawn = rates(sums.value), {unit: rates(of) for unit, of in sums.draws.items()}
     found = []
     for i, output in enumerate(outputs):
-        if output.lacking or np.isnan(at[i]):
+        if output.lacking:
             found.append(output)
             continue
 
@@ -264,25 +258,26 @@ def _at_thresholds(
             figures = {u: d[name][:, i] for u, d in drawn.items()}
             if name in ("sensitivity", "specificity"):
                 patients = counted.positive_patients if name == "sensitivity" else counted.negative_patients
-                return rate(value[name][i], figures, patients, settings.level)
-            return estimate(value[name][i], figures, settings.level)
+                return rate(value[name][i], figures, patients, level)
+            return estimate(value[name][i], figures, level)
 
         def at_prevalence(figure: Callable[..., Array], prevalence: float, i: int = i) -> Estimate | None:
             return estimate(
                 float(figure(value["sensitivity"][i], value["specificity"][i], prevalence)),
                 {u: figure(d["sensitivity"][:, i], d["specificity"][:, i], prevalence) for u, d in drawn.items()},
-                settings.level,
+                level,
             )
 
-        found.append(
-            replace(
-                output,
+        rated = replace(output, brier=of("brier"))
+        if not np.isnan(at[i]):
+            rated = replace(
+                rated,
                 threshold=float(at[i]),
                 rates={name: of(name) for name in RATES},
                 ppv_at={f"{p:g}": at_prevalence(ppv_at, p) for p in PREVALENCES},
                 npv_at={f"{p:g}": at_prevalence(npv_at, p) for p in PREVALENCES},
             )
-        )
+        found.append(rated)
     return found
 
 
@@ -317,18 +312,21 @@ def _calibrated(test: Cases, validation: Cases, outputs: list[Output]) -> list[O
     return found
 
 
+def _mean(values: Array) -> Array:
+    """Mean over the last axis of those that exist; NaN of none."""
+    there = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(there, values, 0.0).sum(axis=-1) / there.sum(axis=-1))
+
+
 def _macro(ranked: Sequence[_Ranks], draws: Mapping[Unit, Resamples], figure: int, level: float) -> Estimate | None:
     """Mean over outputs; in a draw over those that exist in it."""
     if not ranked:
         return None
     value = float(np.mean([point[figure] for point, _ in ranked]))
-    drawn = {unit: np.stack([of[unit][figure] for _, of in ranked]) for unit in draws}
-    means = {}
-    for unit, of in drawn.items():
-        there = np.isfinite(of)
-        with np.errstate(invalid="ignore"):
-            means[unit] = np.where(there, of, 0.0).sum(axis=0) / there.sum(axis=0)
-    return estimate(value, means, level)
+    return estimate(
+        value, {unit: _mean(np.stack([of[unit][figure] for _, of in ranked], axis=-1)) for unit in draws}, level
+    )
 
 
 def _grouping(
@@ -336,6 +334,7 @@ def _grouping(
     name: str,
     of: Sequence[str],
     ranked: Mapping[str, _Ranks],
+    sums: _Sums,
     draws: Mapping[Unit, Resamples],
     settings: Settings,
 ) -> Grouping:
@@ -356,6 +355,8 @@ def _grouping(
         macro_auprc=_macro(some, draws, 1, settings.level),
         micro_auroc=auroc,
         micro_auprc=auprc,
+        macro=sums.macro(columns, settings.level),
+        micro=sums.micro(columns, settings.level),
         roc=roc,
         pr=pr,
     )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from training.evaluation.cases import Cases
 from training.evaluation.intervals import Estimate, Resamples, estimate, interval, rate
-from training.evaluation.metrics import Counts, Weigh, cells, counts, ranking
+from training.evaluation.metrics import CELLS, Counts, Weigh, cells, counts, ranking
 from training.evaluation.ranking import Array
 
 CLAIM = 0.010
@@ -144,7 +144,7 @@ def _measure(
     """Figures and draws of the outputs ``columns``; then, as last column, of all of them pooled."""
     g, r, names = len(groups), resamples.resamples, [cases.names[i] for i in columns]
     of_groups, records, patients, counted = [], [], [], []
-    sums, drawn = np.zeros((g, len(names), 4)), np.zeros((r, g, len(names), 4))
+    sums, drawn = np.zeros((g, len(names), len(CELLS))), np.zeros((r, g, len(names), len(CELLS)))
     ranks, ranks_drawn = np.full((2, g, len(names) + 1), np.nan), np.full((2, r, g, len(names) + 1), np.nan)
     for k, (group, mask) in enumerate(groups.items()):
         of_groups.append(group)

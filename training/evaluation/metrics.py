@@ -22,8 +22,8 @@ from training.evaluation.ranking import Array, Numbers, Ranking, patient_weights
 Weigh = Literal["case", "patient"]
 
 OVERALL = "All outputs"
-CELLS = ("true positive", "positive", "false positive", "negative")
-"""What `cells` counts, in its last axis."""
+CELLS = ("true positive", "positive", "false positive", "negative", "squared error", "known")
+"""What `cells` counts, in its last axis; the first four at a threshold."""
 RATES = ("sensitivity", "specificity", "ppv", "npv", "f1")
 
 
@@ -167,24 +167,24 @@ def ranking(
 
 
 def cells(cases: Cases, thresholds: Array, weigh: Weigh = "case", rows: int = 4096) -> Iterator[tuple[slice, Array]]:
-    """What each case adds to `CELLS`: slices of rows and (rows, L, 4) for thresholds (L,); NaN thresholds add nothing.
+    """What each case adds to `CELLS`: slices of rows and (rows, L, 6) for thresholds (L,), NaN = none.
 
     A case is found positive at or above the threshold, as the agent compares.
     """
     every = weights(cases, range(len(cases.names)), weigh) if weigh != "case" else None
     for first in range(0, len(cases), rows):
         here = slice(first, first + rows)
-        p, truth = cases.probability[here], cases.truth[here]
-        w = (truth >= 0) & ~np.isnan(p) if every is None else every[here]
-        w = w * ~np.isnan(thresholds)
+        p, yes = cases.probability[here], cases.truth[here] == 1
+        w = ((cases.truth[here] >= 0) & ~np.isnan(p)).astype(np.float64) if every is None else every[here]
+        at = w * ~np.isnan(thresholds)
         with np.errstate(invalid="ignore"):
             found = p >= thresholds
-        yes = truth == 1
-        yield here, np.stack([w * (found & yes), w * yes, w * (found & ~yes), w * ~yes], axis=-1).astype(np.float64)
+        error = w * np.nan_to_num(p.astype(np.float64) - yes) ** 2
+        yield here, np.stack([at * (found & yes), at * yes, at * (found & ~yes), at * ~yes, error, w], axis=-1)
 
 
 def confusion(cases: Cases, thresholds: Array, weigh: Weigh = "case") -> Array:
-    """(L, 4): `CELLS` summed over all cases."""
+    """(L, 6): `CELLS` summed over all cases."""
     total = np.zeros((len(cases.names), len(CELLS)))
     for _, part in cells(cases, thresholds, weigh):
         total += part.sum(axis=0)
@@ -192,11 +192,11 @@ def confusion(cases: Cases, thresholds: Array, weigh: Weigh = "case") -> Array:
 
 
 def rates(sums: Array) -> dict[str, Array]:
-    """`RATES` and the share that is found positive (…,) of `CELLS` (…, 4); NaN where the denominator is zero.
+    """`RATES`, Brier score and the share that is found positive (…,) of `CELLS` (…, 6); NaN where there is nothing.
 
     Weighed by patient, ppv, npv and f1 are those of a population of patients, each with one window of each kind it has.
     """
-    tp, positive, fp, negative = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
+    tp, positive, fp, negative, error, known = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
     fn, tn = positive - tp, negative - fp
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
@@ -206,17 +206,13 @@ def rates(sums: Array) -> dict[str, Array]:
             "npv": tn / (tn + fn),
             "f1": np.where(positive > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
             "flagged": (tp + fp) / (positive + negative),
+            "brier": error / known,
         }
 
 
 def brier(cases: Cases, weigh: Weigh = "case") -> Array:
     """(L,) mean squared distance of probability and truth; NaN where nothing is known."""
-    found = np.full(len(cases.names), np.nan)
-    for i in range(len(found)):
-        of = pairs(cases, [i], weigh)
-        if len(of.case):
-            found[i] = np.average((of.probability.astype(np.float64) - of.positive) ** 2, weights=of.weight)
-    return found
+    return rates(confusion(cases, np.full(len(cases.names), np.nan), weigh))["brier"]
 
 
 @dataclass(frozen=True, slots=True)

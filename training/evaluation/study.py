@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from training.evaluation.calibration import Calibration, Scaling
+from training.evaluation.cases import Cases
 from training.evaluation.fairness import BANDS, Fairness
 from training.evaluation.fairness import MINIMUM as GROUP_MINIMUM
-from training.evaluation.intervals import LEVEL, RESAMPLES, Estimate, Interval
+from training.evaluation.intervals import LEVEL, RESAMPLES, Estimate, Interval, units_of
 from training.evaluation.metrics import Counts, Weigh
 from training.evaluation.prevalence import PriorEstimate
 from training.evaluation.resources import Resources
@@ -91,6 +95,7 @@ class Output:
     auprc: Estimate | None = None
     roc: Curve | None = None
     pr: Curve | None = None
+    brier: Estimate | None = None
     threshold: float | None = None
     rates: Mapping[str, Estimate | None] = field(default_factory=dict)
     """At the threshold: `RATES`."""
@@ -121,6 +126,10 @@ class Grouping:
     macro_auprc: Estimate | None
     micro_auroc: Estimate | None
     micro_auprc: Estimate | None
+    macro: Mapping[str, Estimate | None]
+    """Mean over outputs of "brier" and, of those with a threshold, of `RATES`."""
+    micro: Mapping[str, Estimate | None]
+    """The same of all their cases together."""
     roc: Curve | None
     pr: Curve | None
 
@@ -163,3 +172,31 @@ class Study:
     def evaluated(self) -> list[Output]:
         """Outputs with figures."""
         return [output for output in self.outputs if not output.lacking]
+
+
+def population(cases: Cases) -> Population:
+    """Who they are."""
+
+    def shares(values: NDArray[np.str_]) -> tuple[Share, ...]:
+        found = [
+            Share(str(name), int((values == name).sum()), len(set(cases.patient[values == name].tolist())))
+            for name in np.unique(values)
+        ]
+        return tuple(sorted(found, key=lambda share: -share.cases))
+
+    _, first = np.unique(cases.patient, return_index=True)
+    ages = cases.age[first]
+    known = ages[~np.isnan(ages)]
+    low, middle, high = np.percentile(known, [25, 50, 75]).tolist() if len(known) else (0.0, 0.0, 0.0)
+    sex = np.where(cases.sex == "F", "women", np.where(cases.sex == "M", "men", "sex unknown"))
+    return Population(
+        cases=len(cases),
+        records=len(set(units_of(cases, "records").tolist())),
+        patients=len(first),
+        sources=shares(cases.source),
+        sites=shares(cases.site),
+        leads=shares(cases.lead_sets()),
+        sexes=shares(sex),
+        ages=(low, middle, high) if len(known) else None,
+        age_unknown=len(ages) - len(known),
+    )

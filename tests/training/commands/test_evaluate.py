@@ -97,7 +97,18 @@ def test_a_model_folder_gives_name_and_cost(files: Path, tmp_path: Path, monkeyp
     net = DeepECGSL(RECIPES["smoke"]().network)
     save_network(net, tmp_path / "model", config_of(net, task="77 diagnoses", labels=LABEL_NAMES))
     monkeypatch.setattr("training.commands.evaluate.BATCHES", (1,))
-    call("evaluate", files / "test.npz", "--out", tmp_path / "r", "--resamples", 20, "--model", tmp_path / "model")
+    call(
+        "evaluate",
+        files / "test.npz",
+        "--out",
+        tmp_path / "r",
+        "--resamples",
+        20,
+        "--threads",
+        1,
+        "--model",
+        tmp_path / "model",
+    )
     read = json.loads((tmp_path / "r" / "evaluation.json").read_text("utf-8"))
     assert read["settings"]["model"] == "DeepECG-SL, 77 diagnoses"
     assert read["resources"]["parameters"] == sum(p.numel() for p in net.parameters())

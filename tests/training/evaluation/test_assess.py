@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
 from training.evaluation.assess import assess, curves, population
 from training.evaluation.cases import Cases
@@ -66,6 +66,30 @@ def test_groupings_are_means_and_pools(study: Study, cases: Cases) -> None:
     one = next(g for g in study.groupings if g.name == "Pericarditis")
     label = next(output for output in study.outputs if output.name == "Acute pericarditis")
     assert one.micro_auroc == label.auroc
+
+
+def test_rates_together_are_means_and_sums(study: Study, cases: Cases) -> None:
+    overall = next(g for g in study.groupings if g.name == OVERALL)
+    for rate in ("sensitivity", "specificity", "ppv", "npv", "f1"):
+        values = [output.rates[rate].value for output in study.evaluated if output.rates[rate]]  # type: ignore[union-attr]
+        found = overall.macro[rate]
+        assert found is not None
+        assert found.value == pytest.approx(np.mean(values))
+    known = (cases.truth >= 0) & ~np.isnan(cases.probability)
+    at = np.array([next(o.threshold for o in study.outputs if o.name == name) for name in cases.names])
+    y, said, p = cases.truth[known] == 1, (cases.probability >= at)[known], cases.probability[known]
+    expected = {"sensitivity": said[y].mean(), "specificity": 1 - said[~y].mean(), "ppv": y[said].mean()}
+    expected |= {"npv": 1 - y[~said].mean(), "f1": f1_score(y, said), "brier": brier_score_loss(y, p)}
+    for rate, value in expected.items():
+        found = overall.micro[rate]
+        assert found is not None
+        assert found.value == pytest.approx(value)
+        assert found.patients is not None
+        assert found.patients.lower < value < found.patients.upper
+    for output in study.evaluated:
+        assert output.brier is not None
+        assert output.calibration is not None
+        assert output.brier.value == pytest.approx(output.calibration.brier.score)
 
 
 def test_thresholds_and_scalings_come_from_validation(study: Study, simulate: Simulate) -> None:
