@@ -100,11 +100,12 @@ def cmsc(segments: Tensor) -> Tensor:
     Rows 2i and 2i + 1 are the two adjacent segments of one recording. Each must find the other among those of all
     recordings. As in the reference the norm is not differentiated.
     """
-    z = segments.float()
-    z = z / z.detach().norm(dim=-1, keepdim=True).clamp_min(1e-8)
-    similarity = z[0::2] @ z[1::2].T / CMSC_TEMPERATURE  # (R, R)
-    truth = torch.arange(len(similarity), device=z.device)
-    return (F.cross_entropy(similarity, truth) + F.cross_entropy(similarity.T, truth)) / 2
+    with torch.autocast(segments.device.type, enabled=False):
+        z = segments.float()
+        z = z / z.detach().norm(dim=-1, keepdim=True).clamp_min(1e-8)
+        similarity = z[0::2] @ z[1::2].T / CMSC_TEMPERATURE  # (R, R)
+        truth = torch.arange(len(similarity), device=z.device)
+        return (F.cross_entropy(similarity, truth) + F.cross_entropy(similarity.T, truth)) / 2
 
 
 def pretraining_loss(out: Pretrained) -> PretrainingLoss:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from training.models.ssl import pretraining_from_state
+from training.models.ssl import Codebook, Pretraining, pretraining_from_state
 from training.objectives import LOSSES, bce, bce_positives, cmsc, focal, mse, perplexity, pretraining_loss
+from training.recipes import TINY
 
 
 def test_pretraining_fixture(fixtures_dir: Path) -> None:
@@ -100,3 +101,19 @@ def test_every_loss_is_finite_for_extreme_logits() -> None:
     logits = torch.tensor([[80.0, -80.0]])
     for name, loss in LOSSES.items():
         assert torch.isfinite(loss(logits, torch.tensor([[0, 1]]))), name
+
+
+def test_half_precision_does_not_blur_what_is_compared() -> None:
+    """Under autocast the networks' products are bf16; the similarities that the losses rank must not be."""
+    net = Pretraining(TINY, Codebook(2, 8, 6, 12))
+    net.initialise(torch.Generator().manual_seed(0))
+    x = torch.randn(6, 12, 1250, generator=torch.Generator().manual_seed(1))
+    hidden = torch.zeros(6, 78, dtype=torch.bool)
+    hidden[:, 20:60] = True
+    negatives = torch.randint(40, (6, 40, 30), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        out = net.eval().pretrain(x, hidden, negatives, 2.0)
+        loss = cmsc(out.context.mean(1))
+    assert out.logits.dtype == loss.dtype == torch.float32
+    finite = out.logits[torch.isfinite(out.logits)]
+    assert not torch.equal(finite, finite.bfloat16().float())

@@ -403,8 +403,9 @@ class Pretraining(Encoder):
 
     def _similarity(self, query: Tensor, target: Tensor, chosen: Tensor, negatives: Tensor) -> Tensor:
         """(1 + K, B, M). All pairs of a segment are compared once, and the wanted ones picked out of them."""
-        q, t = F.normalize(query.float(), dim=-1, eps=1e-8), F.normalize(target.float(), dim=-1, eps=1e-8)
-        pairs = torch.einsum("bmf,bnf->bmn", q, t) / self.TEMPERATURE  # (B, M, M)
+        with torch.autocast(query.device.type, enabled=False):  # cosines a thousandth apart must stay apart
+            q, t = F.normalize(query.float(), dim=-1, eps=1e-8), F.normalize(target.float(), dim=-1, eps=1e-8)
+            pairs = torch.einsum("bmf,bnf->bmn", q, t) / self.TEMPERATURE  # (B, M, M)
         truth = pairs.diagonal(dim1=1, dim2=2)  # (B, M)
         others = pairs.gather(2, negatives)  # (B, M, K)
         # A negative that has the target's own codes is none.
