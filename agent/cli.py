@@ -12,6 +12,7 @@ import structlog
 import typer
 
 from agent import __version__
+from agent.commands import bundle
 from agent.config import Config, ConfigError, load, reference
 from agent.engines.bundle import BundleError
 from agent.logs import configure_logging
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="DeepECG Bedside: ECG feeds in, findings out. Advisory only: not a medical device, never the primary alarm.",
 )
+
+app.add_typer(bundle.app, name="bundle")
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", help="The TOML configuration; deploy/agent.toml is the reference.")

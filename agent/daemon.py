@@ -25,7 +25,8 @@ from agent.core.ecg import Event
 from agent.core.windowing import Windower
 from agent.engines.backend import EngineError, open_backend
 from agent.engines.batcher import Batcher
-from agent.engines.bundle import Bundle, default_bundle, open_bundle
+from agent.engines.bundle import Bundle
+from agent.engines.store import Store
 from agent.line import Line
 from agent.metrics import Metrics, totals
 from agent.sinks.hl7 import Hl7Sink
@@ -89,6 +90,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         systemd = stack.enter_context(SystemdNotifier())
         parts = await stack.enter_async_context(_parts(config, metrics, names, config.agent.state_dir))
         manifest = parts.bundle.manifest
+        Store(config.agent.state_dir, config.engine).served(parts.bundle)
         info = StationInfo(manifest, __version__, parts.batcher.engine)
         station = await _enter(stack, Station(config.station, metrics, info), "station")
         for alert in parts.alerting.open_alerts():  # from before a restart
@@ -163,7 +165,7 @@ async def replay(config: Config, path: Path, speed: float) -> dict[str, object]:
 @asynccontextmanager
 async def _parts(config: Config, metrics: Metrics, sinks: tuple[str, ...], state: Path) -> AsyncIterator[_Parts]:
     """Outbox, alerting with what was open before a restart, and the engine, self-tested."""
-    bundle = open_bundle(config.engine.bundle or default_bundle(), config.engine.trust())
+    bundle = Store(config.agent.state_dir, config.engine).open()
     seconds = bundle.manifest.input.preprocessing.seconds
     if config.windows.seconds != seconds:
         raise StartError(

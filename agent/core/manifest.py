@@ -1,9 +1,9 @@
 """The engine bundle's manifest: the one contract between training, which writes it, and the agent, which reads it.
 
 A bundle is a folder: ``manifest.json``, its signature, engine files, what engines can be compiled from, golden windows
-with the outputs that they must give, and the checksum of every file. A derived engine is one that a ward's machine
-compiled for itself from a bundle. Reading files is `agent.engines.bundle`'s part; here are only the shapes and their
-rules. ``deploy/manifest.schema.json`` is `schema` of this, for writers in other languages.
+with the outputs that they must give, and the checksum of every file. Reading files is `agent.engines.bundle`'s part;
+here are only the shapes and their rules. ``deploy/manifest.schema.json`` is `schema` of this, for writers in other
+languages.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ MAX_FILES = 256
 """Files of a bundle; the largest thinkable has some dozens (flavours x precisions x two files)."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}((a|b|rc)[0-9]{1,9})?$")]
+"""What both PEP 440 and people agree on the order of."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 FileName = str
 Flavour: TypeAlias = Literal["openvino", "tensorrt", "tensorrt-rtx", "torch-cuda"]
@@ -32,11 +34,13 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _RESERVED = {"manifest.json", "manifest.sig", "derived.json", "derived.sig"}
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What a manifest is made of: nothing unknown, nothing infinite, nothing that changes."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Evidence(_Strict):
+class Evidence(Strict):
     """How well a label was recognised on patients that the weights never saw (pooled patient-wise folds)."""
 
     auroc: Probability
@@ -47,7 +51,7 @@ class Evidence(_Strict):
     negative_patients: int = Field(ge=0)
 
 
-class AlertRule(_Strict):
+class AlertRule(Strict):
     """When a label opens and closes an alert: the threshold was chosen together with the persistence."""
 
     threshold: Probability
@@ -72,7 +76,7 @@ class AlertRule(_Strict):
         return self
 
 
-class Label(_Strict):
+class Label(Strict):
     """One output of the network."""
 
     name: str
@@ -84,7 +88,7 @@ class Label(_Strict):
     """None: the label never raises an alert (no evidence, or nothing to alert of)."""
 
 
-class InputSpec(_Strict):
+class InputSpec(Strict):
     """What the network takes."""
 
     required_leads: tuple[Lead, ...]
@@ -100,7 +104,7 @@ class InputSpec(_Strict):
         return self
 
 
-class Target(_Strict):
+class Target(Strict):
     """The machines that an engine was compiled for; what is empty does not matter."""
 
     kind: Literal["cpu", "gpu", "any"] = "any"
@@ -122,7 +126,7 @@ class Target(_Strict):
         return self
 
 
-class Parity(_Strict):
+class Parity(Strict):
     """How far an engine is from the network in fp32 torch, over the same windows. None: not measured."""
 
     windows: int = Field(default=0, ge=0)
@@ -145,7 +149,7 @@ class Parity(_Strict):
         return self
 
 
-class Limits(_Strict):
+class Limits(Strict):
     """The gate: what an engine may differ from fp32 by and still be this network. The aim is that it does the same
     task, not that it gives the same bits."""
 
@@ -170,7 +174,7 @@ class Limits(_Strict):
         return next((f"{name} is {is_:.3g}, above {most:.3g}" for name, is_, most in found if is_ and is_ > most), "")
 
 
-class Engine(_Strict):
+class Engine(Strict):
     """One compiled form of the network. Compared with the machine before a file is opened."""
 
     flavour: Flavour
@@ -191,7 +195,7 @@ class Engine(_Strict):
         return self
 
 
-class Source(_Strict):
+class Source(Strict):
     """What engines are compiled from on the ward, without torch and without training."""
 
     onnx: FileName = ""
@@ -217,7 +221,7 @@ class Source(_Strict):
         return (*((self.onnx,) if self.onnx else ()), *self.ir)
 
 
-class Golden(_Strict):
+class Golden(Strict):
     """Windows with known answers: the engine's self-test before the agent says that it is ready."""
 
     windows: FileName
@@ -227,14 +231,14 @@ class Golden(_Strict):
     tolerance: float = Field(gt=0.0)
 
 
-class FileEntry(_Strict):
+class FileEntry(Strict):
     """A file of the bundle."""
 
     sha256: Sha256
     size: int = Field(ge=0)
 
 
-class Training(_Strict):
+class Training(Strict):
     """What the weights were trained on, told so that nobody takes a demonstration for the published model."""
 
     summary: str
@@ -246,7 +250,7 @@ class Training(_Strict):
     """Records that were never trained on and are free for demonstrations."""
 
 
-class ChangeRecord(_Strict):
+class ChangeRecord(Strict):
     """The three parts of a predetermined change control plan (FDA PCCP), for this version."""
 
     what: str
@@ -254,12 +258,12 @@ class ChangeRecord(_Strict):
     impact: str
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """The whole of ``manifest.json``."""
 
     schema_version: Literal[2] = 2
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=64)
-    version: str = Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}((a|b|rc)[0-9]{1,9})?$")
+    version: Version
     """As ``1.2.0`` or ``1.2.0rc1``; an agent that has served a later one refuses it."""
     architecture: str
     statement: str
@@ -283,7 +287,7 @@ class Manifest(_Strict):
             raise ValueError("two labels have the same name")
         source = self.source.files if self.source is not None else ()
         used = (self.golden.windows, self.golden.probabilities, *source, *(f for e in self.engines for f in e.files))
-        _check_files(self.files, used)
+        check_files(self.files, used)
         for label in self.labels:
             if label.rule is not None and label.evidence is None:
                 raise ValueError(f"label {label.name!r} has an alert rule but no evidence")
@@ -300,70 +304,18 @@ class Manifest(_Strict):
         return f"{self.name}/{self.version}"
 
 
-class Machine(_Strict):
-    """What an engine may depend on of the machine that compiled it."""
-
-    cpu: str
-    """The processor's name."""
-    cpu_features: tuple[str, ...]
-    """Its instruction sets that networks use, in the kernel's words, sorted."""
-    gpu: str = ""
-    """Name of the first GPU; empty: there is none."""
-    compute_capability: str = ""
-    driver: str = ""
-    libraries: dict[str, str]
-    """Version of each engine library that is installed, by flavour."""
-
-    def differs(self, other: Machine, engine: Engine) -> str:
-        """What an engine that was compiled on the ``other`` machine cannot stand here, in words; empty: nothing.
-
-        An engine for the CPU does not mind another GPU or driver, nor one for the GPU another CPU, and neither another
-        version of a library that it does not use.
-        """
-        kind = engine.target.kind
-        cpu = (("CPU", "cpu"), ("CPU's instruction sets", "cpu_features"))
-        gpu = (("GPU", "gpu"), ("compute capability", "compute_capability"), ("GPU driver", "driver"))
-        for words, name in (*(cpu if kind != "gpu" else ()), *(gpu if kind != "cpu" else ())):
-            if (here := getattr(self, name)) != (there := getattr(other, name)):
-                return f"the {words} is {_shown(here)} instead of {_shown(there)}"
-        here, there = (machine.libraries.get(engine.flavour, "") for machine in (self, other))
-        return f"{engine.flavour} is {_shown(here)} instead of {_shown(there)}" if here != there else ""
+def plain_name(name: str) -> bool:
+    """Whether a file of a bundle may be called so."""
+    return bool(_FILE_NAME.fullmatch(name)) and not name.endswith(".")
 
 
-class Derived(_Strict):
-    """``derived.json``: an engine that this machine compiled from a bundle, signed by this machine alone."""
-
-    schema_version: Literal[1] = 1
-    parent: Sha256
-    """Of the bundle's ``manifest.json``."""
-    engine: Engine
-    """Its parity was measured here, on the bundle's golden windows."""
-    machine: Machine
-    builder: str
-    """Version of the agent that built it."""
-    created: str = Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")
-    """UTC."""
-    files: dict[FileName, FileEntry]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        _check_files(self.files, self.engine.files)
-        if self.engine.parity.probability_max is None:
-            raise ValueError("the engine was never held against the golden windows")
-        return self
-
-
-def _shown(value: str | tuple[str, ...]) -> str:
-    return " ".join(value) if isinstance(value, tuple) else value or "none"
-
-
-def _check_files(files: dict[FileName, FileEntry], used: Iterable[FileName]) -> None:
+def check_files(files: dict[FileName, FileEntry], used: Iterable[FileName]) -> None:
     """Plain names, unlike in any file system, and a checksum for each that is used."""
     if len(files) > MAX_FILES:
         raise ValueError(f"{len(files)} files are more than {MAX_FILES}")
     seen: dict[str, str] = {}
     for name in files:
-        if not _FILE_NAME.fullmatch(name) or name.endswith("."):
+        if not plain_name(name):
             raise ValueError(f"{name!r} is not a plain file name; a bundle has no sub-folders")
         if name.lower() in _RESERVED:
             raise ValueError(f"{name!r} cannot be among the files: the name is the manifest's or its signature's")
@@ -377,11 +329,11 @@ def _check_files(files: dict[FileName, FileEntry], used: Iterable[FileName]) -> 
 
 _MOST_WORDS = 200
 """Characters that a manifest may contribute to a sentence about itself."""
-_Shape = TypeVar("_Shape", bound=_Strict)
+_Shape = TypeVar("_Shape", bound=BaseModel)
 
 
 def parse(shape: type[_Shape], content: bytes) -> _Shape:
-    """Read a manifest (or a derived engine's) from the bytes of its file.
+    """Read a manifest, or another file of ours whose shape has a ``schema_version``, from its bytes.
 
     Stricter than JSON parsers are: UTF-8 only, no key twice, no NaN, no number or flag written as text.
 

@@ -33,6 +33,8 @@ MAX_BUNDLE = 16 << 30
 """Bytes of all its files."""
 MAX_GOLDEN = 64 << 20
 """Bytes per golden array: 500 windows of 12 x 2500."""
+PACKAGE = Path(__file__).resolve().parent.parent / "bundles"
+"""What comes with the package: the demonstration bundle, and the public half of the key that signed it."""
 PACKAGE_ONLY = Trust()
 """Nobody's bundles but the one that comes with the package."""
 UNSIGNED = Trust(require_signature=False)
@@ -78,11 +80,7 @@ class Bundle:
 
 def default_bundle() -> Path:
     """The demonstration bundle that comes with the package."""
-    return _package() / "deepecg-sl-demo"
-
-
-def _package() -> Path:
-    return Path(__file__).resolve().parent.parent / "bundles"
+    return PACKAGE / "deepecg-sl-demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +141,9 @@ def open_manifest(path: Path, trust: Trust = PACKAGE_ONLY) -> Signed:
     content = read_small(folder, MANIFEST, MAX_MANIFEST)
     signature = read_small(folder, SIGNATURE, MAX_SIGNATURE) if _there(folder / SIGNATURE) else None
     try:
-        if folder.is_relative_to(_package()):
+        if folder.is_relative_to(PACKAGE):
             # Each release signs its demonstration with a key of its own, which speaks for this folder only.
-            trust = trust.trusting(load_public_key(_package() / "demo.pem"))
+            trust = trust.trusting(load_public_key(PACKAGE / "demo.pem"))
         verdict = trust.check(content, signature, f"bundle {folder.name}")
     except SigningError as error:
         raise BundleError(str(error)) from error

@@ -1,0 +1,242 @@
+"""``deepecg-agent bundle``, as a person types it and as a program reads it, on the real demonstration bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from agent.cli import app
+from agent.core.manifest import schema
+from agent.engines.bundle import UNSIGNED, default_bundle, open_bundle
+from agent.engines.derived import write_derived
+from agent.engines.machine import this_machine
+from agent.engines.signing import key_id, sign, write_public_key
+
+ROOT = Path(__file__).resolve().parents[3]
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+ID = key_id(KEY.public_key())
+
+GOLDEN = {"windows": "golden_windows.npy", "probabilities": "golden_probabilities.npy"}
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _logs_stay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """These commands run in the tests' own process, whose logging is not theirs to set."""
+    monkeypatch.setattr("agent.commands.bundle.configure_logging", lambda level, form: None)
+    with capture_logs():
+        yield
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Path:
+    """A configuration that trusts the publisher, and its state directory beside it."""
+    write_public_key(tmp_path / "publisher.pub", KEY.public_key())
+    text = f'[agent]\nstate_dir = "{tmp_path / "state"}"\n[sources.hl7]\nport = 2575\n'
+    text += f'[engine]\ntrusted_keys = ["{tmp_path / "publisher.pub"}"]\n'
+    (tmp_path / "agent.toml").write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def run(ward: Path) -> Run:
+    def call(command: str, *words: str | Path) -> Result:
+        return CliRunner().invoke(app, ["bundle", command, *map(str, words), "--config", str(ward / "agent.toml")])
+
+    return call
+
+
+@pytest.fixture
+def offer(tmp_path: Path) -> Callable[..., Path]:
+    """The demonstration bundle as another version, signed by the publisher."""
+
+    def make(version: str, **changes: Any) -> Path:
+        folder = Path(shutil.copytree(default_bundle(), tmp_path / "offered" / version))
+        document = json.loads((folder / "manifest.json").read_text()) | {"version": version} | changes
+        content = json.dumps(document).encode()
+        (folder / "manifest.json").write_bytes(content)
+        (folder / "manifest.sig").write_bytes(sign(content, KEY))
+        return folder
+
+    return make
+
+
+def good(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(result: Result, said: str) -> None:
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("deepecg-agent: ")
+    assert said in line
+    assert result.stdout == ""
+
+
+def test_from_an_archive_to_service_and_back(run: Run, offer: Callable[..., Path], tmp_path: Path) -> None:
+    assert "No bundle is installed" in good(run("list"))
+    assert "the demonstration bundle that comes with the package is served" in good(run("list"))
+    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as tar:
+        tar.add(offer("1.1"), "deepecg-sl-demo")
+    out = good(run("install", tmp_path / "b.tar.gz", "--reason", "better"))
+    assert f"deepecg-sl-demo/1.1 is installed, signed by key {ID}" in out
+    assert "bundle activate deepecg-sl-demo/1.1" in out
+    out = good(run("activate", "deepecg-sl-demo"))
+    assert f"deepecg-sl-demo/1.1 is active, signed by key {ID}, openvino-f32 passed its self-test" in out
+    good(run("install", offer("1.2")))
+    good(run("activate", "deepecg-sl-demo/1.2", "--reason", "round 2"))
+    lines = good(run("list")).splitlines()
+    assert [line.split() for line in lines] == [
+        ["BUNDLE", "SIGNED", "BY"],
+        ["previous", lines[1].split()[1], ID],
+        ["active", lines[2].split()[1], ID],
+    ]
+    assert lines[1].split()[1].startswith("deepecg-sl-demo/1.1-")
+    assert "deepecg-sl-demo/1.1 is active again" in good(run("rollback", "--reason", "too many alerts"))
+    document = json.loads(good(run("list", "--json")))
+    assert document["active"]["key"].startswith("deepecg-sl-demo/1.1-")
+    assert document["highest"] == {"deepecg-sl-demo": "1.2"}
+    assert [bundle["state"] for bundle in document["bundles"]] == ["active", ""]
+    assert [event["action"] for event in document["history"]] == [
+        "install",
+        "activate",
+        "install",
+        "activate",
+        "rollback",
+    ]
+    assert document["history"][-1]["reason"] == "too many alerts"
+
+
+def test_what_is_refused_is_one_sentence(run: Run, offer: Callable[..., Path], ward: Path) -> None:
+    refused(run("install", default_bundle()), "not trusted here")
+    refused(run("install", ward / "none"), "cannot be opened")
+    refused(run("install", ward / "agent.toml"), "no whole tar file")
+    refused(run("activate", "deepecg-sl-demo"), "no installed bundle is called deepecg-sl-demo; installed: none.")
+    refused(run("rollback"), "there is no bundle to roll back to")
+    refused(run("show", "none"), "no installed bundle")
+    refused(run("verify", "none"), "no installed bundle")
+    refused(run("list", "--state", ward), "give --state or --config, not both")
+    good(run("install", offer("2.0")))
+    good(run("activate", "deepecg-sl-demo"))
+    refused(run("install", offer("1.9")), "deepecg-sl-demo/1.9 is older than 2.0, which was served here")
+    (ward / "agent.toml").write_text("[agnet]")
+    refused(run("list"), "did you mean 'agent'")
+
+
+def test_a_bundle_that_does_not_work_here_is_not_activated(run: Run, offer: Callable[..., Path]) -> None:
+    good(run("install", offer("1.1", golden=GOLDEN | {"tolerance": 1e-12})))
+    refused(run("activate", "deepecg-sl-demo"), "no engine that works on this machine")
+    assert json.loads(good(run("list", "--json")))["active"] is None
+    assert "is active" in good(run("activate", "deepecg-sl-demo", "--untested"))
+
+
+def test_all_installed_bundles_are_verified(run: Run, offer: Callable[..., Path], ward: Path) -> None:
+    assert good(run("verify")).split()[-3:-1] == ["good", "deepecg-sl-demo/1.0.0"], "what is served, if none is there"
+    for version in ("1.1", "1.2"):
+        good(run("install", offer(version)))
+    lines = good(run("verify")).splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["good", "good"]
+    (spoilt,) = (ward / "state" / "bundles" / "deepecg-sl-demo").glob("1.2-*")
+    (spoilt / "model.bin").write_bytes(b"x")
+    result = run("verify")
+    assert result.exit_code == 2
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["good", "bad"]
+    result = run("verify", "--json")
+    assert result.exit_code == 2
+    verdicts = json.loads(result.stdout)
+    assert [v["verdict"] for v in verdicts] == ["good", "bad"]
+    assert "model.bin has 1 bytes instead of 5499976" in verdicts[1]["problem"]
+    refused(run("verify", "deepecg-sl-demo/1.2"), "model.bin has 1 bytes")
+    refused(run("verify", spoilt), "model.bin has 1 bytes")
+    assert good(run("verify", offer("1.3"))).split()[-2:] == [str(ward / "offered" / "1.3"), ID]
+
+
+def test_a_bundle_is_told_of_whole(run: Run, ward: Path) -> None:
+    out = good(run("show"))
+    for part in (
+        "deepecg-sl-demo/1.0.0",
+        "not the published DeepECG weights",
+        "signed by  " + open_bundle(default_bundle()).signer,
+        "openvino  f32",
+        "0.989 (0.981–",
+        "0.685 in 7 windows",
+        "70 further labels have no evidence",
+        "CC BY 4.0",
+        "impact     None on patients",
+    ):
+        assert part in out
+    document = json.loads(good(run("show", default_bundle(), "--json")))
+    assert document["manifest"] == json.loads((default_bundle() / "manifest.json").read_text())
+    assert document["derived"] == []
+
+
+def test_an_engine_of_this_machine_is_told_of_too(run: Run, ward: Path) -> None:
+    bundle = open_bundle(default_bundle())
+    (engine,) = bundle.manifest.engines
+    files = {name: bundle.read(name) for name in engine.files}
+    write_derived(ward / "state", bundle, engine.model_copy(update={"library": "openvino here"}), this_machine(), files)
+    assert "openvino here" in good(run("show"))
+    (derived,) = json.loads(good(run("show", "--json")))["derived"]
+    assert derived["engine"]["library"] == "openvino here"
+
+
+def test_a_bundle_does_not_steer_the_terminal(run: Run, offer: Callable[..., Path]) -> None:
+    out = good(run("show", offer("1.1", statement="red \x1b[31m alert\nsecond line\u202e")))
+    assert "red \\x1b[31m alert" in out
+    assert "\x1b" not in out and "\u202e" not in out
+
+
+def test_a_key_on_the_command_line_is_trusted_for_this_command(offer: Callable[..., Path], ward: Path) -> None:
+    words = ["--state", str(ward / "other")]
+    runner = CliRunner()
+    refused(runner.invoke(app, ["bundle", "install", str(offer("1.1")), *words]), "not trusted here")
+    words += ["--key", str(ward / "publisher.pub")]
+    assert "is installed" in good(runner.invoke(app, ["bundle", "install", str(ward / "offered" / "1.1"), *words]))
+    (problem,) = json.loads(good(runner.invoke(app, ["bundle", "list", *words[:2], "--json"])))["bundles"]
+    assert "not trusted here" in problem["problem"]
+
+
+def test_an_unsigned_bundle_shows_that_nobody_vouches_for_it(run: Run, offer: Callable[..., Path], ward: Path) -> None:
+    folder = offer("1.1")
+    (folder / "manifest.sig").unlink()
+    refused(run("install", folder), "is not signed; take a signed one from its publisher")
+    with (ward / "agent.toml").open("a") as file:
+        file.write("require_signature = false\n")
+    assert "is installed (not authenticated)" in good(run("install", folder))
+    assert "nobody that is trusted: bundle" in good(run("show", "deepecg-sl-demo"))
+    assert open_bundle(folder, UNSIGNED).warning
+    assert "is not signed" in good(run("list"))
+
+
+def test_the_schema_is_the_committed_one(tmp_path: Path) -> None:
+    out = good(CliRunner().invoke(app, ["bundle", "schema"]))
+    assert out == (ROOT / "deploy" / "manifest.schema.json").read_text(encoding="utf-8")
+    assert json.loads(out) == schema()
+
+
+def test_the_command_itself(ward: Path, offer: Callable[..., Path]) -> None:
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "agent.cli", "bundle", *words, "--config", str(ward / "agent.toml")]
+        return subprocess.run(line, capture_output=True, text=True, check=False, cwd=ward, timeout=120)
+
+    done = command("list", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["bundles"] == []
+    assert command("install", str(offer("1.1", golden=GOLDEN | {"tolerance": 1e-12}))).returncode == 0
+    done = command("activate", "deepecg-sl-demo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1, "nothing but the sentence"
+    assert "has no engine that works on this machine" in done.stderr
