@@ -9,6 +9,7 @@ high-pass bends the ST segment; a zero-phase one hardly does: AHA/ACC/HRS 2007, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -45,6 +46,36 @@ class Preprocessing(BaseModel):
     """Half width of each notch, Hz."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Steps:
+    """What `prepare` does to a window, in numbers: for those who do the same on another device."""
+
+    pad: int
+    """Samples of the odd reflection at each end, at the windows' rate, and at the network's."""
+    pad_out: int
+    samples_out: int
+    length: int
+    """Of the forward transform, and of the inverse one."""
+    length_out: int
+    mask: FloatArray
+    """(bins,) real factors of the spectrum's first bins, gain and the transforms' scales included; read-only."""
+
+
+def steps(samples: int, rate: float, p: Preprocessing) -> Steps:
+    """The steps for windows of so many samples at this rate. Raises ValueError if the two or `p` do not fit."""
+    rate_in, rate_out = _whole(rate, "the windows' rate"), _whole(p.rate, "the network's rate")
+    n_out = _whole(p.rate * p.seconds, "the network's samples per window")
+    if samples != rate_in * p.seconds:
+        raise ValueError(
+            f"A window of {p.seconds:g} s at {rate_in} Hz has {rate_in * p.seconds:g} samples, not {samples}."
+        )
+    # The reflection needs more samples than it makes, so a window of one second or less goes without.
+    pad_seconds = max(0, min(PADDING_SECONDS, (samples - 1) // rate_in))
+    pad, pad_out = pad_seconds * rate_in, pad_seconds * rate_out
+    length, length_out = samples + 2 * pad, n_out + 2 * pad_out
+    return Steps(pad, pad_out, n_out, length, length_out, _mask(rate_in, length, length_out, p))
+
+
 def prepare(windows: FloatArray, rate: float, p: Preprocessing) -> FloatArray:
     """Raw windows (B, 12, rate · p.seconds) in mV to network input (B, 12, p.rate · p.seconds), float32.
 
@@ -62,15 +93,8 @@ def prepare(windows: FloatArray, rate: float, p: Preprocessing) -> FloatArray:
     if windows.ndim != 3:
         raise ValueError(f"windows must have the shape (batch, leads, samples), not {windows.shape}.")
     batch, leads, n = windows.shape
-    rate_in, rate_out = _whole(rate, "the windows' rate"), _whole(p.rate, "the network's rate")
-    n_out = _whole(p.rate * p.seconds, "the network's samples per window")
-    if n != rate_in * p.seconds:
-        raise ValueError(f"A window of {p.seconds:g} s at {rate_in} Hz has {rate_in * p.seconds:g} samples, not {n}.")
-    # The reflection needs more samples than it makes, so a window of one second or less goes without.
-    pad_seconds = max(0, min(PADDING_SECONDS, (n - 1) // rate_in))
-    pad, pad_out = pad_seconds * rate_in, pad_seconds * rate_out
-    length, length_out = n + 2 * pad, n_out + 2 * pad_out
-    mask = _mask(rate_in, length, length_out, p)
+    s = steps(n, rate, p)
+    pad, pad_out, n_out, length, length_out, mask = s.pad, s.pad_out, s.samples_out, s.length, s.length_out, s.mask
 
     rows = windows.reshape(batch * leads, n)
     out = np.empty((batch * leads, n_out), np.float32)

@@ -3,24 +3,32 @@
 A back-end is a context manager with one `infer`, in the manner of NVIDIA Polygraphy's runners: making one is free,
 entering it imports its library, loads the network and warms it up, leaving it gives all of that back. It is used by
 one thread at a time. The flavours that this version can serve are the keys of `FACTORIES`, and nowhere else.
+
+`open_backend` takes the first engine, in the order that the publisher prefers, that fits this machine: what the
+manifest says of its target and library is compared before a file is opened, then the library is asked, then the golden
+windows. Each one that is passed over is kept with its reason, so that nobody has to guess why a ward with a GPU is
+served by its processor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, Protocol, Self
 
 import numpy as np
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.core.derived import Machine
 from agent.core.ecg import FloatArray
 from agent.core.filters import prepare
-from agent.core.manifest import Engine
+from agent.core.manifest import Engine, Flavour
 from agent.engines.bundle import Bundle
+from agent.engines.machine import this_machine
 from agent.engines.signing import Trust
 
 log = structlog.get_logger()
@@ -73,12 +81,27 @@ class EngineSettings(BaseModel):
 
 
 class Backend(Protocol):
-    """One compiled form of the network, on one device."""
+    """One compiled form of the network, on one device, ready to serve."""
 
     @property
     def name(self) -> str:
         """Flavour and precision, as ``openvino-f32``: predictions carry it."""
         ...
+
+    def infer(self, x: FloatArray) -> FloatArray:
+        """Probabilities (B, n_labels) of prepared windows (B, 12, rate * seconds); a new array, ``x`` is not kept."""
+        ...
+
+    def infer_raw(self, windows: FloatArray, rate: float) -> FloatArray:
+        """The same of raw windows (B, 12, rate * seconds) in mV, filtered on the device where that can.
+
+        A window that holds a NaN or an infinity gets NaN for all its answers, and no other window is touched.
+        """
+        ...
+
+
+class Runner(Backend, Protocol):
+    """A back-end by its maker: a context manager that is ready once it is entered."""
 
     def __enter__(self) -> Self:
         """Import the library, load, warm up.
@@ -94,61 +117,167 @@ class Backend(Protocol):
         """Give all of it back."""
         ...
 
-    def infer(self, x: FloatArray) -> FloatArray:
-        """Probabilities (B, n_labels) of prepared windows (B, 12, rate * seconds); a new array, ``x`` is not kept."""
-        ...
 
-
-def _openvino(bundle: Bundle, entry: Engine, settings: EngineSettings) -> Backend:
+def _openvino(bundle: Bundle, entry: Engine, settings: EngineSettings) -> Runner:
     from agent.engines.openvino import OpenVinoEngine
 
     return OpenVinoEngine(bundle, entry, threads=settings.threads, cache=settings.cache)
 
 
-Flavour = Literal["openvino", "tensorrt", "tensorrt-rtx", "torch-cuda"]
-Factory = Callable[[Bundle, Engine, EngineSettings], Backend]
+def _tensorrt(bundle: Bundle, entry: Engine, settings: EngineSettings) -> Runner:
+    from agent.engines.tensorrt import TensorRtEngine
+
+    return TensorRtEngine(bundle, entry, cache=settings.cache)
+
+
+def _torch_cuda(bundle: Bundle, entry: Engine, _settings: EngineSettings) -> Runner:
+    from agent.engines.torch_cuda import TorchCudaEngine
+
+    return TorchCudaEngine(bundle, entry)
+
+
+Factory = Callable[[Bundle, Engine, EngineSettings], Runner]
 
 FACTORIES: Mapping[Flavour, Factory] = {
     "openvino": _openvino,
+    "tensorrt": _tensorrt,
+    "tensorrt-rtx": _tensorrt,
+    "torch-cuda": _torch_cuda,
 }
+_TIED: Mapping[Flavour, str] = {"tensorrt": "gpu", "tensorrt-rtx": "gpu-rtx"}
+"""Flavours whose engines only the library that compiled them runs, and the extra that brings it."""
+
+
+def misfit(entry: Engine, machine: Machine) -> str:
+    """Why an engine cannot serve on a machine, in words; empty: nothing is known against it.
+
+    By the manifest alone, so that no file of hundreds of megabytes is read for nothing.
+    """
+    target, here = entry.target, machine.compute_capability
+    if target.kind == "gpu" and not machine.gpu:
+        return "there is no NVIDIA GPU on this machine, or its driver is not seen"
+    if target.compute_capability and target.compute_capability != here:
+        return f"it is for compute capability {target.compute_capability}, and {machine.gpu} has {here}"
+    if target.gpu and target.gpu != machine.gpu:
+        return f"it is for {target.gpu}, and this machine has {machine.gpu}"
+    if target.driver and target.driver != machine.driver:
+        return f"it is for GPU driver {target.driver}, and this machine has {machine.driver}"
+    if missing := sorted(set(target.cpu_features) - set(machine.cpu_features)):
+        return f"this processor has no {', '.join(missing)}"
+    if (extra := _TIED.get(entry.flavour)) is not None:
+        found = machine.libraries.get(entry.flavour, "")
+        if not found:
+            return f"{entry.flavour} is not installed: pip install 'deepecg-bedside[{extra}]'"
+        if entry.library != f"{entry.flavour} {found}":
+            return f"{entry.library} compiled it, and {found} is installed: deepecg-agent rebuild"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An engine that does not serve here."""
+
+    engine: str
+    """As ``tensorrt-rtx-bf16``."""
+    reason: str
+    """In words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The back-end that serves, and what was found on the way to it."""
+
+    backend: Backend
+    bundle: Bundle
+    """Whose engine it is: the bundle, or one that this machine derived from it."""
+    skipped: tuple[Skipped, ...]
+    """The engines before it in the order of preference."""
+    golden_difference: float
+    """Of its self-test: the largest difference of a probability."""
+
+    @property
+    def name(self) -> str:
+        """Of the back-end."""
+        return self.backend.name
+
+    @property
+    def note(self) -> str:
+        """Why a better engine does not serve, as one sentence for log and page; empty: the first choice does."""
+        if not self.skipped:
+            return ""
+        reasons = "; ".join(f"{skipped.engine}: {skipped.reason}" for skipped in self.skipped)
+        return f"Serving on {self.name} because other engines do not fit this machine ({reasons})."
+
+    def infer(self, x: FloatArray) -> FloatArray:
+        """As `Backend.infer`."""
+        return self.backend.infer(x)
+
+    def infer_raw(self, windows: FloatArray, rate: float) -> FloatArray:
+        """As `Backend.infer_raw`."""
+        return self.backend.infer_raw(windows, rate)
 
 
 @contextmanager
-def open_backend(bundle: Bundle, settings: EngineSettings) -> Iterator[Backend]:
-    """The first of the bundle's engines, in the manifest's order, that works here: entered and self-tested.
+def open_backend(
+    bundle: Bundle, settings: EngineSettings, *, derived: Sequence[Bundle] = (), machine: Machine | None = None
+) -> Iterator[Opened]:
+    """The first engine, in order of preference, that works here: entered and self-tested.
+
+    Args:
+        bundle: Whose engines are tried in the manifest's order.
+        settings: Threads, cache, largest batch.
+        derived: Bundles with engines that this machine compiled for itself, tried before: they were made to fit it.
+        machine: What is compared with the engines' targets; this one by default.
 
     Raises:
         EngineError: none does.
     """
-    reason = ""
-    for entry in bundle.manifest.engines:
-        factory = FACTORIES.get(entry.flavour)
-        if factory is None:
-            reason = f"this version has no back-end for {entry.flavour}, only for {', '.join(FACTORIES)}"
-            log.info("engine_skipped", flavour=entry.flavour, precision=entry.precision, reason=reason)
-            continue
+    machine = machine or this_machine()
+    skipped: list[Skipped] = []
+    for one, entry in [(each, entry) for each in (*derived, bundle) for entry in each.manifest.engines]:
         with ExitStack() as stack:
             try:
-                backend = stack.enter_context(factory(bundle, entry, settings))
-                difference = self_test(backend, bundle, settings.max_batch)
+                if reason := misfit(entry, machine):
+                    raise EngineError(reason)
+                backend = stack.enter_context(FACTORIES[entry.flavour](one, entry, settings))
+                difference = self_test(backend, one, settings.max_batch, entry)
             except EngineError as error:
-                reason = str(error)
-                log.warning("engine_skipped", flavour=entry.flavour, precision=entry.precision, reason=reason)
+                skipped.append(Skipped(f"{entry.flavour}-{entry.precision}", str(error).rstrip(".")))
+                log.warning("engine_skipped", flavour=entry.flavour, precision=entry.precision, reason=str(error))
                 continue
-            log.info("engine_ready", engine=backend.name, model=bundle.manifest.model_id, golden_difference=difference)
-            yield backend
+            log.info("engine_ready", engine=backend.name, model=one.manifest.model_id, golden_difference=difference)
+            yield Opened(backend, one, tuple(skipped), difference)
             return
-    raise EngineError(f"bundle {bundle.manifest.model_id} has no engine that works on this machine: {reason}")
+    raise EngineError(
+        f"bundle {bundle.manifest.model_id} has no engine that works on this machine: "
+        + "; ".join(f"{one.engine}: {one.reason}" for one in skipped)
+    )
 
 
-def self_test(backend: Backend, bundle: Bundle, max_batch: int) -> float:
+def in_buckets(n: int, buckets: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Which of ``n`` windows are computed together, and in a bucket of which size: padded up to the next one.
+
+    ``buckets`` ascend.
+    """
+    first = 0
+    while first < n:
+        left = n - first
+        bucket = next((size for size in buckets if size >= left), buckets[-1])
+        yield slice(first, first + min(left, bucket)), bucket
+        first += bucket
+
+
+def self_test(backend: Backend, bundle: Bundle, max_batch: int, entry: Engine | None = None) -> float:
     """Run the golden windows as the line does, alone and in batches; the largest difference of a probability.
 
+    An engine in f32 is held to the golden answers' own tolerance, any other to the limit that the bundle's gate sets.
+
     Raises:
-        EngineError: it is beyond the manifest's tolerance: this engine, on this machine, is not the network that was
-            validated.
+        EngineError: it is beyond that: this engine, on this machine, is not the network that was validated.
     """
-    golden = bundle.manifest.golden
+    manifest = bundle.manifest
+    exact = entry is None or entry.precision == "f32"
+    allowed = manifest.golden.tolerance if exact else manifest.limits.probability_max
     p = bundle.manifest.input.preprocessing
     x = prepare(bundle.golden_windows, p.rate, p)
     worst = 0.0
@@ -162,10 +291,10 @@ def self_test(backend: Backend, bundle: Bundle, max_batch: int) -> float:
                     f"{wanted.shape[1]} labels; compile the bundle again."
                 )
             difference = np.abs(found - wanted).max()
-            if not difference <= golden.tolerance:  # a NaN is no less wrong
+            if not difference <= allowed:  # a NaN is no less wrong
                 raise EngineError(
                     f"engine {backend.name} fails its self-test on this machine: a probability of a golden window is "
-                    f"{difference:.2g} off, {golden.tolerance:.2g} allowed; copy the bundle again or compile it here."
+                    f"{difference:.2g} off, {allowed:.2g} allowed; copy the bundle again or compile it here."
                 )
             worst = max(worst, float(difference))
     return worst

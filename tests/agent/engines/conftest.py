@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from agent.core.ecg import LEADS, FloatArray, Provenance, Window
 from agent.core.filters import Preprocessing, prepare
 from agent.engines.bundle import UNSIGNED, Bundle, open_bundle
+from training.inference import OPSET, export, onnx_from
 from training.models.sl import Block, DeepECGSL, SLConfig
 
 LABELS = ("Afib", "Sinusal", "Bradycardia")
@@ -58,14 +59,20 @@ def rewrite() -> Rewrite:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle that every test copies from."""
-    folder = tmp_path_factory.mktemp("bundles") / "small"
-    folder.mkdir()
+def small_net() -> DeepECGSL:
+    """The network of `built`."""
     blocks = (Block(8, 3), Block(16, 5, 2), Block(16, 3, 2, expanded=32), Block(16, 3, 1, expanded=32))
     net = DeepECGSL(SLConfig(labels=len(LABELS), stem=8, blocks=blocks, tail=32))
     net.initialise(torch.Generator().manual_seed(1))
-    network = Probabilities(net).eval()
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, small_net: DeepECGSL) -> Path:
+    """The bundle that every test copies from."""
+    folder = tmp_path_factory.mktemp("bundles") / "small"
+    folder.mkdir()
+    network = Probabilities(small_net).eval()
     batch = torch.export.Dim("batch", min=1, max=256)
     program = torch.export.export(network, (torch.zeros(2, 12, 2500),), dynamic_shapes=({0: batch},))
     openvino.save_model(openvino.convert_model(program), folder / "network.xml", compress_to_fp16=False)
@@ -100,6 +107,21 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training": {"summary": "none", "datasets": {}, "patients": 0, "windows": 0},
         "change": {"what": "-", "how_tested": "-", "impact": "-"},
     }
+    (folder / "manifest.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sourced(built: Path, small_net: DeepECGSL, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle with what other engines are compiled from, and the torch-cuda engine that is the ONNX itself."""
+    folder = Path(shutil.copytree(built, tmp_path_factory.mktemp("bundles") / "sourced"))
+    (folder / "network.onnx").write_bytes(onnx_from(export(small_net, 2500)))
+    document = json.loads((folder / "manifest.json").read_text())
+    (first,) = document["engines"]
+    torch_cuda = {"flavour": "torch-cuda", "library": "torch-cuda 2.13.0", "files": ["network.onnx"]}
+    document["engines"].append(first | torch_cuda | {"target": {"kind": "gpu"}, "batches": [1, 2, 4]})
+    document["source"] = {"onnx": "network.onnx", "opset": OPSET, "ir": first["files"]}
+    document["files"]["network.onnx"] = entry(folder / "network.onnx")
     (folder / "manifest.json").write_text(json.dumps(document))
     return folder
 

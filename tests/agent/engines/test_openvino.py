@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.core.filters import prepare
 from agent.engines.backend import EngineError
 from agent.engines.bundle import UNSIGNED, Bundle, open_bundle
-from agent.engines.openvino import OpenVinoEngine
+from agent.engines.openvino import OpenVinoEngine, _parts
 
 Rewrite = Callable[..., None]
 
@@ -47,6 +49,32 @@ def test_any_batch_any_layout_gives_the_same_bits(bundle: Bundle, threads: int) 
         assert engine.infer(x[:0]).shape == (0, 3)
     np.testing.assert_array_equal(x, before)
     assert len(np.unique(alone[:, 0])) == 7
+
+
+@pytest.mark.parametrize("batches", [(), (1, 2), (1, 4), (3,)])
+def test_batches_give_the_bits_of_one_window_alone(bundle: Bundle, threads: int, batches: tuple[int, ...]) -> None:
+    x = np.random.default_rng(2).normal(0, 60, (9, 12, 2500)).astype(np.float32)
+    with OpenVinoEngine(bundle, bundle.manifest.engines[0]) as engine:
+        alone = engine.infer(x)
+    entry = bundle.manifest.engines[0].model_copy(update={"batches": batches})
+    with OpenVinoEngine(bundle, entry, threads=threads) as engine:
+        for n in (0, 1, 3, 8, 9):
+            np.testing.assert_array_equal(engine.infer(x[:n]), alone[:n])
+
+
+def test_raw_windows_are_filtered(bundle: Bundle) -> None:
+    with OpenVinoEngine(bundle, bundle.manifest.engines[0]) as engine:
+        found = engine.infer_raw(bundle.golden_windows, bundle.manifest.input.preprocessing.rate)
+    np.testing.assert_allclose(found, bundle.golden_probabilities, atol=1e-5)
+
+
+@given(st.integers(0, 70), st.sets(st.sampled_from([2, 4, 8, 16])).map(lambda s: (1, *sorted(s))), st.integers(1, 4))
+def test_requests_cover_every_window_without_padding(n: int, sizes: tuple[int, ...], threads: int) -> None:
+    parts = list(_parts(n, sizes, threads))
+    assert [i for part, _ in parts for i in range(n)[part]] == list(range(n))
+    assert all(part.stop - part.start == size for part, size in parts)
+    for size in sizes[1:]:  # no thread is idle while another has many
+        assert sum(s == size for _, s in parts) % threads == 0
 
 
 def test_output_is_the_caller_s_own(bundle: Bundle) -> None:
