@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 Matrix = NDArray[np.int8]
 
+SHORTEST = 3
+"""Letters of a beginning or an ending that may be a piece of its own."""
+LEAST_SAVED = 10
+"""Letters that a piece must spare in the whole of the reports."""
 LEAST_POSITIVE = 5
 """Positive reports that a label needs among those it is learnt from; with fewer it stays unknown."""
 
@@ -63,23 +68,44 @@ class Examples:
 
 
 def train_tokeniser(texts: Sequence[str], size: int) -> Tokenizer:
-    """A WordPiece tokeniser in BERT's form for these reports: lower case, umlauts kept."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    """A WordPiece tokeniser in BERT's form for these reports: lower case, umlauts kept.
 
-    tokeniser = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106  (no password)
-    tokeniser.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
-    tokeniser.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokeniser.decoder = decoders.WordPiece()
+    The vocabulary is every letter, then the commonest words, beginnings and endings. The library's own trainer breaks
+    ties by the order of a hash table, another one in every process, so that no run could be repeated or resumed.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    normaliser = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    words = pre_tokenizers.BertPreTokenizer()
+    counts = Counter(word for text in texts for word, _ in words.pre_tokenize_str(normaliser.normalize_str(text)))
     special = [SPECIAL_NAMES[key] for key in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")]
-    tokeniser.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
-    )
+    vocabulary = special + pieces(counts, size - len(special))
+    tokeniser = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))  # noqa: S106  (no password)
+    tokeniser.add_special_tokens(special)
+    tokeniser.normalizer = normaliser
+    tokeniser.pre_tokenizer = words
+    tokeniser.decoder = decoders.WordPiece()
     ends = [(name, tokeniser.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokeniser.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
     tokeniser.enable_truncation(MAX_TOKENS)
     return tokeniser
+
+
+def pieces(counts: Mapping[str, int], size: int) -> list[str]:
+    """At most ``size`` word pieces: every letter, then what spares most letters, in order."""
+    letters = {letter for word in counts for letter in word}
+    found: Counter[str] = Counter()
+    for word, count in counts.items():
+        found[word] += count * len(word)
+        for cut in range(SHORTEST, len(word) - SHORTEST + 1):
+            found[word[:cut]] += cut
+            found[f"##{word[cut:]}"] += len(word) - cut
+    alphabet = sorted(letters) + [f"##{letter}" for letter in sorted(letters)]
+    # A piece of a single rare word is worth less than the letters it would spare.
+    worth = [piece for piece, saved in found.items() if saved >= LEAST_SAVED and piece not in letters]
+    return alphabet + sorted(worth, key=lambda piece: (-found[piece], piece))[: max(0, size - len(alphabet))]
 
 
 def new_network(recipe: Recipe, vocabulary: int, labels: Matrix) -> BertForSequenceClassification:
@@ -238,7 +264,7 @@ def train(
         net = new_network(recipe, tokeniser.get_vocab_size(), examples.labels)
     else:
         net, tokeniser = started_from(start)
-    identity = _identity(recipe, examples, validation, start)
+    identity = _identity(recipe, examples, validation, tokeniser, start)
     ids = [e.ids for e in tokeniser.encode_batch(list(examples.texts))]
     target = torch.from_numpy(np.where(learnt, examples.labels, -1).astype(np.float32))
     optimiser = torch.optim.AdamW(net.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -309,9 +335,12 @@ def masked_loss(net: BertForSequenceClassification, ids: Sequence[Sequence[int]]
     return (each * known).sum() / len(ids)
 
 
-def _identity(recipe: Recipe, examples: Examples, validation: Examples, start: Path | None) -> str:
+def _identity(
+    recipe: Recipe, examples: Examples, validation: Examples, tokeniser: Tokenizer, start: Path | None
+) -> str:
     """A digest of all that a run depends on."""
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    digest.update(json.dumps(sorted(tokeniser.get_vocab().items())).encode())
     for part in (examples, validation):
         digest.update("\0".join(part.texts).encode())
         digest.update(np.ascontiguousarray(part.labels).tobytes())

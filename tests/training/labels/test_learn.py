@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +28,7 @@ from training.labels.learn import (
     learnable,
     masked_loss,
     new_network,
+    pieces,
     started_from,
     train,
     train_tokeniser,
@@ -215,3 +220,39 @@ def test_average_precision_of_a_perfect_and_of_no_figure() -> None:
     labels = np.array([[1, -1], [0, -1], [1, -1]], np.int8)
     assert average_precision(labels, np.array([[0.9, 0], [0.1, 0], [0.8, 0]])) == 1.0
     assert average_precision(labels[:, 1:], np.zeros((3, 1))) == 0.0
+
+
+def test_another_process_makes_the_same_vocabulary() -> None:
+    """Or a run that was cut off could not go on: its weights belong to its pieces."""
+    texts = ["sinusrhythmus linkstyp", "sinustachykardie rechtstyp", "steiltyp", "normtyp", "vorhofflimmern"] * 9
+    program = (
+        "import json, sys; from training.labels.learn import train_tokeniser; "
+        "print(json.dumps(train_tokeniser(json.loads(sys.argv[1]), 60).get_vocab()))"
+    )
+    found = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", program, json.dumps(texts)],
+                check=True,
+                capture_output=True,
+                text=True,
+                env=os.environ | {"PYTHONHASHSEED": seed},
+            ).stdout
+        )
+        for seed in ("1", "2")
+    ]
+    assert found[0] == found[1] == train_tokeniser(texts, 60).get_vocab()
+    assert {"sinusrhythmus", "##typ", "vorhofflimmern"} <= found[0].keys()
+    assert len(found[0]) == 60
+
+
+def test_pieces_spell_every_word_and_begin_with_its_letters() -> None:
+    counts = {"linkstyp": 30, "rechtstyp": 20, "steiltyp": 9, "normtyp": 9, "xq": 1}
+    found = pieces(counts, 1000)
+    letters = sorted({letter for word in counts for letter in word})
+    assert found[: 2 * len(letters)] == [*letters, *(f"##{letter}" for letter in letters)]
+    assert {"linkstyp", "rechtstyp", "##typ"} <= set(found)
+    assert "xq" not in found, "rare: its letters do"
+    assert len(set(found)) == len(found)
+    assert pieces(dict(reversed(counts.items())), 1000) == found
+    assert len(pieces(counts, 5)) == 2 * len(letters)
