@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.core import mllp
 from agent.core.ecg import LEADS, Channel, ChannelKind, Encounter, EncounterEvent, FloatArray, Samples
@@ -24,6 +26,10 @@ from agent.core.synthetic import Rhythm, synthesize
 from agent.demo.broker import free_port, listening
 from agent.demo.monitors import adt, hl7_message
 from agent.demo.receiver import Received, Receiver
+from agent.engines.backend import EngineSettings
+from agent.engines.bundle import default_bundle
+from agent.engines.signing import sign, write_public_key
+from agent.engines.store import Store
 from agent.metrics import Metrics
 from agent.mqtt_link import BrokerSettings, MqttLink
 
@@ -237,6 +243,8 @@ async def test_the_service_manager_hears_ready_only_after_the_subscription(tmp_p
     ("change", "said"),
     [
         (lambda text: text.replace("[engine]", '[engine]\nbundle = "nowhere"'), "no bundle at nowhere"),
+        (lambda text: text.replace("[engine]", "[engine]\nbundle = 'demo'"), "not trusted here"),
+        (lambda text: text.replace("[engine]", '[engine]\ntrusted_keys = ["no.pem"]'), "no.pem cannot be opened"),
         (lambda text: text + "\n[windows]\nseconds = 8\n", "windows.seconds is 8"),
         (lambda text: text + '\n[alerts]\nsuppress = ["Nonsense"]\n', "'Nonsense' is no label"),
         (
@@ -252,6 +260,7 @@ async def test_the_service_manager_hears_ready_only_after_the_subscription(tmp_p
 async def test_a_start_that_cannot_be_is_one_sentence(tmp_path: Path, change: object, said: str) -> None:
     assert callable(change)
     agent = Agent(tmp_path)
+    shutil.copytree(default_bundle(), tmp_path / "demo")  # outside of the package its key is not trusted
     agent.config.write_text(change(agent.config.read_text()))
     async with agent.running() as process:
         assert await asyncio.wait_for(process.wait(), 60) == 2
@@ -259,3 +268,30 @@ async def test_a_start_that_cannot_be_is_one_sentence(tmp_path: Path, change: ob
     assert last.startswith("deepecg-agent: ")
     assert said in last
     assert "Traceback" not in agent.log.read_text()
+
+
+async def test_the_active_bundle_is_served_and_an_older_one_no_more(tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    write_public_key(tmp_path / "publisher.pub", key.public_key())
+    for version in ("0.9", "1.1"):
+        folder = Path(shutil.copytree(default_bundle(), tmp_path / version))
+        content = (folder / "manifest.json").read_bytes().replace(b'"1.0.0"', f'"{version}"'.encode())
+        (folder / "manifest.json").write_bytes(content)
+        (folder / "manifest.sig").write_bytes(sign(content, key))
+    agent = Agent(tmp_path)
+    trusting = agent.config.read_text().replace("[engine]", '[engine]\ntrusted_keys = ["publisher.pub"]')
+    agent.config.write_text(trusting)
+    store = Store(tmp_path, EngineSettings(trusted_keys=(tmp_path / "publisher.pub",)))
+    store.install(tmp_path / "1.1")
+    store.activate("deepecg-sl-demo")
+    async with agent.running() as process:
+        await agent.healthy(process)
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{agent.page}/api/state") as answer:
+                assert (await answer.json())["model"] == "deepecg-sl-demo/1.1"
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    agent.config.write_text(trusting.replace("[engine]", '[engine]\nbundle = "0.9"'))
+    async with agent.running() as process:
+        assert await asyncio.wait_for(process.wait(), 60) == 2
+    assert "deepecg-sl-demo/0.9 is older than 1.1, which was served here" in agent.log.read_text()
