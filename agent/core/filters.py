@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from math import ceil, floor
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy import fft
 
-from agent.core.ecg import FloatArray
+from agent.core.ecg import LEADS, FloatArray
 
 PADDING_SECONDS = 5
 """Odd reflection at each end, whole seconds so that it is on the grid of both rates. By then the impulse response of
@@ -33,7 +34,9 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    mode: Literal["fixed"] = "fixed"
+    mode: Literal["fixed", "cohort"] = "fixed"
+    """fixed: the same filters for every monitor. cohort: gain and bands of the published pipeline, fitted once on
+    recordings of one model of monitor (`training.reference_preprocessing.Cohort`), then the same for every window."""
     rate: float = Field(default=250.0, gt=0)
     seconds: float = Field(default=10.0, gt=0)
     gain: float = Field(default=1 / 0.0048, gt=0)
@@ -44,6 +47,16 @@ class Preprocessing(BaseModel):
     """Mains lines and their harmonics, Hz."""
     notch_width: float = Field(default=1.0, gt=0)
     """Half width of each notch, Hz."""
+    monitor: str = ""
+    """Cohort mode: the model of monitor that gain and bands were fitted on."""
+    bands: tuple[Annotated[tuple[tuple[float, float], ...], Field(max_length=256)], ...] = ()
+    """Cohort mode: from where to where (Hz) each lead's spectrum is flattened, in this order; none in fixed mode."""
+
+    @model_validator(mode="after")
+    def _of_one_mode(self) -> Self:
+        if (self.mode == "cohort") != (len(self.bands) == len(LEADS)) or (self.mode == "fixed" and self.bands):
+            raise ValueError("cohort mode needs the bands of all twelve leads, and fixed mode has none")
+        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +75,16 @@ class Steps:
 
 
 def steps(samples: int, rate: float, p: Preprocessing) -> Steps:
-    """The steps for windows of so many samples at this rate. Raises ValueError if the two or `p` do not fit."""
+    """The steps for windows of so many samples at this rate.
+
+    Raises ValueError if the two or `p` do not fit, or if `p` has bands: flattening them is not linear, hence no mask.
+    """
+    if p.bands:
+        raise ValueError("Cohort mode flattens bands of each window's spectrum, which no mask does; use prepare.")
+    return _steps(samples, rate, p)
+
+
+def _steps(samples: int, rate: float, p: Preprocessing) -> Steps:
     rate_in, rate_out = _whole(rate, "the windows' rate"), _whole(p.rate, "the network's rate")
     n_out = _whole(p.rate * p.seconds, "the network's samples per window")
     if samples != rate_in * p.seconds:
@@ -93,7 +115,7 @@ def prepare(windows: FloatArray, rate: float, p: Preprocessing) -> FloatArray:
     if windows.ndim != 3:
         raise ValueError(f"windows must have the shape (batch, leads, samples), not {windows.shape}.")
     batch, leads, n = windows.shape
-    s = steps(n, rate, p)
+    s = _steps(n, rate, p)
     pad, pad_out, n_out, length, length_out, mask = s.pad, s.pad_out, s.samples_out, s.length, s.length_out, s.mask
 
     rows = windows.reshape(batch * leads, n)
@@ -113,7 +135,32 @@ def prepare(windows: FloatArray, rate: float, p: Preprocessing) -> FloatArray:
             spectrum *= mask
             y = fft.irfft(spectrum, length_out, axis=-1, overwrite_x=True, workers=1)
             out[first : first + chunk] = y[:, pad_out : pad_out + n_out]
-    return out.reshape(batch, leads, n_out)
+    prepared = out.reshape(batch, leads, n_out)
+    for i, bands in enumerate(p.bands):
+        prepared[:, i] = _flatten(prepared[:, i], p.rate, bands)
+    return prepared
+
+
+def _flatten(x: FloatArray, rate: float, bands: tuple[tuple[float, float], ...]) -> FloatArray:
+    """(B, T) of one lead, the magnitude within each band drawn as a straight line between its ends' own.
+
+    The phase stays, and where bands overlap the last one counts: step 5 of the published pipeline, held against
+    `training.reference_preprocessing.flatten` by a test.
+    """
+    if not bands:
+        return x
+    n = x.shape[-1]
+    spectrum = fft.rfft(x, axis=-1, workers=1)
+    magnitude, direction = np.abs(spectrum), np.exp(1j * np.angle(spectrum))
+    for start, end in bands:
+        first, last = max(0, ceil(start * n / rate)), min(floor(end * n / rate), n // 2 - 1)
+        if first >= last:
+            continue
+        share = np.linspace(0.0, 1.0, last - first + 1, dtype=np.float32)
+        line = magnitude[:, [first]] * (1 - share) + magnitude[:, [last]] * share
+        spectrum[:, first : last + 1] = line * direction[:, first : last + 1]
+    flat: FloatArray = fft.irfft(spectrum, n, axis=-1, workers=1).astype(np.float32)
+    return flat
 
 
 def _whole(value: float, what: str) -> int:

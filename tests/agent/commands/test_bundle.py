@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from agent.cli import app
-from agent.core.manifest import schema
+from agent.core.manifest import Manifest, schema
 from agent.engines.bundle import UNSIGNED, default_bundle, open_bundle
 from agent.engines.derived import write_derived
 from agent.engines.machine import this_machine
@@ -179,7 +179,7 @@ def test_a_bundle_is_told_of_whole(run: Run, ward: Path) -> None:
     ):
         assert part in out
     document = json.loads(good(run("show", default_bundle(), "--json")))
-    assert document["manifest"] == json.loads((default_bundle() / "manifest.json").read_text())
+    assert Manifest.model_validate(document["manifest"]) == open_bundle(default_bundle()).manifest
     assert document["derived"] == []
 
 

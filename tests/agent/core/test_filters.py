@@ -7,7 +7,8 @@ import pytest
 from scipy import signal
 
 from agent.core.ecg import FloatArray
-from agent.core.filters import Preprocessing, prepare
+from agent.core.filters import Preprocessing, prepare, steps
+from training.reference_preprocessing import Cohort
 
 UNIT = Preprocessing(gain=1.0)
 BARE = Preprocessing(gain=1.0, highpass=0.0, notches=())
@@ -169,3 +170,44 @@ def test_what_does_not_fit_is_said_in_a_sentence() -> None:
         prepare(np.zeros((1, 12, 2499), np.float32), 249.9, UNIT)
     with pytest.raises(ValueError, match="shape"):
         prepare(np.zeros((12, 5000), np.float32), 500, UNIT)
+
+
+# Cohort mode
+
+BANDS = (((48.0, 52.0), (50.5, 55.0)), (), ((30.0, 31.0),), *(((45.0, 70.0),),) * 9)
+
+
+def cohort(**changes: object) -> Preprocessing:
+    fields = {"mode": "cohort", "gain": 1.0, "highpass": 0.0, "notches": (), "bands": BANDS} | changes
+    return Preprocessing.model_validate(fields)
+
+
+def test_cohort_mode_is_the_published_pipeline_s_last_step() -> None:
+    x = prepare(np.stack([ecg(10.0, 250, seed) for seed in range(3)]), 250, BARE)  # nothing above the roll-off is left
+    x += 0.2 * np.stack([window(tone(50.0, 250))[0]] * 3)
+    expected = Cohort(records=3, factor=0.7, bands=BANDS).apply(x)
+    found = prepare(x, 250, cohort(gain=0.7))
+    assert np.abs(found - expected).max() < 2e-3 * np.abs(expected).max()
+    assert amplitude(prepare(x - prepare(x, 250, cohort()), 250, BARE)[:, 3:], 50.0) > 0.15, "the hum is flattened"
+
+
+@pytest.mark.parametrize("rate", [250, 500, 1000])
+def test_cohort_mode_leaves_each_window_to_itself(rate: int) -> None:
+    x = np.stack([ecg(10.0, rate, seed) for seed in range(4)])
+    x[1, 5] = 0.0
+    x[2, 3, 700] = np.nan
+    together = prepare(x, rate, cohort())
+    for i in range(4):
+        np.testing.assert_array_equal(together[i], prepare(x[i : i + 1], rate, cohort())[0])
+    assert not together[1, 5].any()
+    assert np.isnan(together[2, 3]).all()
+    assert np.isfinite(np.delete(together[2], 3, axis=0)).all()
+
+
+def test_a_mode_without_its_constants_is_refused() -> None:
+    for changes in ({"bands": ()}, {"bands": BANDS[:11]}, {"mode": "fixed"}, {"bands": ((float("inf"), 1.0),) * 12}):
+        with pytest.raises(ValueError, match=r"cohort mode needs the bands|finite|valid"):
+            cohort(**changes)
+    with pytest.raises(ValueError, match="use prepare"):
+        steps(2500, 250.0, cohort())
+    assert cohort(bands=((),) * 12).mode == "cohort", "nothing stood out in any lead"
