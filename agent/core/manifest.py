@@ -31,6 +31,7 @@ Precision: TypeAlias = Literal["f32", "bf16", "f16", "int8w"]
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 """Letters, digits and a few marks: no folder, no hidden file, nothing that a terminal or another system reads anew."""
+_MAX_RATE, _MAX_SECONDS = 10_000, 3600
 _RESERVED = {"manifest.json", "manifest.sig", "derived.json", "derived.sig"}
 
 
@@ -101,6 +102,12 @@ class InputSpec(Strict):
     def _leads(self) -> Self:
         if missing := [lead.value for lead in self.required_leads if lead not in self.accepted_leads]:
             raise ValueError(f"{', '.join(missing)} is required but not accepted; add it to accepted_leads")
+        p = self.preprocessing
+        if p.rate > _MAX_RATE or p.rate % 1 or p.seconds > _MAX_SECONDS or p.rate * p.seconds % 1:
+            raise ValueError(
+                f"a window of {p.seconds:g} s at {p.rate:g} Hz is none: rate and samples have to be whole, "
+                f"up to {_MAX_RATE} Hz and {_MAX_SECONDS} s"
+            )
         return self
 
 

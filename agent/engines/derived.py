@@ -26,7 +26,7 @@ from agent import __version__
 from agent.core.derived import Derived, Machine
 from agent.core.manifest import Engine, FileEntry, parse
 from agent.engines.bundle import MAX_FILE, MAX_MANIFEST, Bundle, BundleError, check_file, read_small
-from agent.engines.files import exchange, fsync_folder, incoming, locked, write_new
+from agent.engines.files import exchange, fsync_folder, incoming, locked, owned, write_new
 from agent.engines.signing import (
     DERIVED,
     MAX_SIGNATURE,
@@ -54,12 +54,22 @@ class DerivedEngine:
         """The parent bundle with this engine in place of its own: what a back-end opens.
 
         Raises:
-            BundleError: it is not the parent.
+            BundleError: it is not the parent, or the engine does not pass the parent's gate.
         """
         if parent.sha256 != self.derived.parent:
             raise BundleError(f"engine {self.path.name} was compiled from another bundle; rebuild it from this one.")
+        _pass_gate(parent, self.derived.engine)
         changes = {"engines": (self.derived.engine,), "files": self.derived.files}
         return replace(parent, path=self.path, manifest=parent.manifest.model_copy(update=changes))
+
+
+def _pass_gate(parent: Bundle, engine: Engine) -> None:
+    """A machine may compile what its publisher allows: the limits are in the publisher's manifest."""
+    if broken := parent.manifest.limits.broken_by(engine.parity, len(parent.manifest.labels)):
+        raise BundleError(
+            f"the {engine.flavour} {engine.precision} engine fails the gate of {parent.manifest.model_id}: {broken}; "
+            "another precision may pass it."
+        )
 
 
 def machine_key(state_dir: Path) -> Ed25519PrivateKey:
@@ -94,9 +104,11 @@ def write_derived(
     affair.
 
     Raises:
-        BundleError: the state directory cannot be written.
+        BundleError: the engine does not pass the bundle's gate, or the state directory cannot be written.
         ValueError: ``engine`` names a file that is not in ``files``, or has no parity.
     """
+    _pass_gate(parent, engine)
+    owned(state_dir)
     key = machine_key(state_dir)
     derived = Derived(
         parent=parent.sha256,

@@ -20,19 +20,15 @@ _PATIENCE = 30.0
 
 
 def owned(folder: Path) -> None:
-    """Make the state directory, and see to it that what is written there will be the agent's own.
+    """See to it that what a command writes into the state directory will be the agent's own.
 
     Raises:
-        BundleError: it cannot be made, or is another user's: root's files in it would lock the agent out.
+        BundleError: it is another user's: root's files in it would lock the agent out.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = folder.stat().st_uid
-    except OSError as error:
-        raise BundleError(
-            f"the state directory {folder} cannot be used ({error.strerror}); name another by --state or "
-            "agent.state_dir, or run this as the agent's user."
-        ) from error
+    except OSError:  # not there yet, or what `locked` will find
+        return
     if owner != os.geteuid():
         try:
             name = pwd.getpwuid(owner).pw_name
@@ -46,10 +42,16 @@ def locked(state_dir: Path, patience: float = _PATIENCE) -> Iterator[None]:
     """Hold the state directory's lock, which the kernel gives back when the process ends, however it ends.
 
     Raises:
-        BundleError: the directory is not ours, or another process holds it for longer than ``patience`` seconds.
+        BundleError: the directory cannot be used, or another process holds it for longer than ``patience`` seconds.
     """
-    owned(state_dir)
-    descriptor = os.open(state_dir / LOCK, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / LOCK, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise BundleError(
+            f"the state directory {state_dir} cannot be used ({error.strerror}); name another by --state or "
+            "agent.state_dir, or run this as the agent's user."
+        ) from error
     try:
         until = time.monotonic() + patience
         while True:

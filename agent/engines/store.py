@@ -41,7 +41,7 @@ from agent.engines.bundle import (
     open_manifest,
     read_small,
 )
-from agent.engines.files import exchange, fsync_folder, incoming, locked, write_atomic, write_new
+from agent.engines.files import exchange, fsync_folder, incoming, locked, owned, write_atomic, write_new
 from agent.engines.signing import MAX_SIGNATURE, SigningError, Trust
 
 log = structlog.get_logger()
@@ -134,8 +134,15 @@ class Store:
         Raises:
             BundleError: it is damaged or cannot be read.
         """
-        if not lexists(self.state_dir / STATE):
+        try:
+            (self.state_dir / STATE).lstat()
+        except FileNotFoundError:
             return State()
+        except OSError as error:
+            raise BundleError(
+                f"the state directory {self.state_dir} cannot be read ({error.strerror}); run this as the agent's "
+                "user, or name another directory by --state or agent.state_dir."
+            ) from error
         content = read_small(self.state_dir, STATE, _MAX_STATE)
         try:
             return parse(State, content)
@@ -204,6 +211,7 @@ class Store:
         Raises:
             BundleError: it cannot be used, or is older than what was served before.
         """
+        owned(self.state_dir)
         with self._changing(), incoming(self.state_dir / BUNDLES) as place:
             if source.is_dir():
                 folder = source
@@ -234,6 +242,7 @@ class Store:
         Raises:
             BundleError: there is none such, it cannot be used, or is older than what was served before.
         """
+        owned(self.state_dir)
         with self._changing():
             bundle = self.open_installed(selector)
             state = self.state()
@@ -250,6 +259,7 @@ class Store:
         Raises:
             BundleError: there is none, or it cannot be used any more.
         """
+        owned(self.state_dir)
         with self._changing():
             state = self.state()
             if state.previous is None:

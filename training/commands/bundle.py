@@ -219,7 +219,10 @@ def verify(
     key: Annotated[list[Path], typer.Option(help="Public key that may have signed it; may be given again.")],
 ) -> None:
     """Check a bundle as an agent that trusts these keys does: signature, manifest, every file's checksum."""
-    checked = open_bundle(bundle, signing.Trust.of(key))
+    trust = signing.Trust.of(key)
+    checked = open_bundle(bundle, trust)
+    if checked.signer not in trust.keys:  # the package vouches for its own demonstration, and none of these keys does
+        raise ValueError(f"{bundle} is signed by key {checked.signer}, which is none of those given; name its file too")
     typer.echo(f"{bundle}: {checked.manifest.model_id} (manifest {checked.sha256[:16]}…), good, key {checked.signer}")
 
 

@@ -256,6 +256,11 @@ SIGNED: dict[str, tuple[Callable[[Copy], object], str]] = {
         lambda c: c.change(lambda d: d["engines"][0]["parity"].update(probability_max=0.4)),
         "fails the bundle's own gate: probability_max is 0.4, above 0.05",
     ),
+    "rate beyond measure": (
+        lambda c: c.change(lambda d: d["input"]["preprocessing"].update(rate=1e308, seconds=1e308)),
+        "key 'input': a window of 1e.308 s at 1e.308 Hz is none",
+    ),
+    "broken rate": (lambda c: c.change(lambda d: d["input"]["preprocessing"].update(rate=250.5)), "key 'input'"),
     "version for a path": (lambda c: c.change(lambda d: d.update(version="../../x")), "key 'version'"),
     "name for a path": (lambda c: c.change(lambda d: d.update(name="../x")), "key 'name'"),
 }

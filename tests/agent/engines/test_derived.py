@@ -203,7 +203,17 @@ def test_an_engine_without_parity_or_file_is_not_written(state: Path, bundle: Bu
         write(state, bundle, here, parity=Parity())
     with pytest.raises(ValueError, match=r"no checksum for more\.bin"):
         write(state, bundle, here, files=("again.xml", "more.bin"))
+    with pytest.raises(BundleError, match=r"openvino f32 engine fails the gate of small/1: probability_max is 0\.3"):
+        write(state, bundle, here, parity=Parity(windows=5, probability_max=0.3))
     assert not (state / "engines").exists()
+
+
+def test_a_gate_that_the_machine_itself_vouches_past_holds(state: Path, bundle: Bundle, here: Machine) -> None:
+    written = write(state, bundle, here)
+    rewrite(written.path, machine_key(state), lambda d: d["engine"]["parity"].update(probability_max=0.3))
+    (read,) = read_derived(state, bundle.sha256, here)
+    with pytest.raises(BundleError, match="fails the gate of small/1"):
+        read.bundle(bundle)
 
 
 # The machine's key

@@ -57,10 +57,13 @@ def test_who_waits_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
 
 def test_a_state_directory_is_made_for_its_owner_only(tmp_path: Path) -> None:
     owned(tmp_path / "a" / "state")
-    assert (tmp_path / "a" / "state").stat().st_mode & 0o777 == 0o700
+    with locked(tmp_path / "a" / "state"):
+        assert (tmp_path / "a" / "state").stat().st_mode & 0o777 == 0o700
+    owned(tmp_path / "a" / "state")
     (tmp_path / "file").write_text("")
     with pytest.raises(BundleError, match="cannot be used"):
-        owned(tmp_path / "file" / "state")
+        with locked(tmp_path / "file" / "state"):
+            pass
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")
@@ -69,8 +72,7 @@ def test_another_user_s_state_directory_is_left_alone(tmp_path: Path) -> None:
     state.mkdir()
     os.chown(state, 54321, 54321)
     with pytest.raises(BundleError, match=r"belongs to #54321; run this as that user: sudo -u"):
-        with locked(state):
-            pass
+        owned(state)
     assert not list(state.iterdir())
 
 

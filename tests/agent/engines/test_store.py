@@ -425,4 +425,12 @@ def test_another_user_s_store_is_read_and_not_changed(store: Store, make: Make) 
     store.activate("small")
     os.chown(store.state_dir, 54321, 54321)
     assert store.open().manifest.name == "small"
-    refused("belongs to #54321; run this as that user", lambda: store.activate("small"))
+    for change in (lambda: store.activate("small"), store.rollback, lambda: store.install(make("1.1"))):
+        refused("belongs to #54321; run this as that user", change)
+
+
+def test_a_state_directory_that_is_none(tmp_path: Path, make: Make) -> None:
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file", EngineSettings())
+    refused("the state directory .* cannot be read", store.open)
+    refused("the state directory .* cannot be used", lambda: store.update(lambda state: state))

@@ -37,6 +37,8 @@ def test_a_bundle_is_signed_and_then_verified(
     assert f"is signed by key {made}" in capsys.readouterr().out
     assert call(monkeypatch, "verify", bundle, "--key", default_bundle().parent / "demo.pem", "--key", public) == 0
     assert f"good, key {made}" in capsys.readouterr().out
+    assert call(monkeypatch, "verify", default_bundle(), "--key", public) == 2
+    assert "which is none of those given" in capsys.readouterr().err
     assert {path.name for path in bundle.iterdir()} == {path.name for path in default_bundle().iterdir()}
 
 
