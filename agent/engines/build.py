@@ -261,7 +261,8 @@ def halved(content: bytes, precision: Precision) -> bytes:
     for tensor in graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name in used:
             values = onnx.numpy_helper.to_array(tensor)
-            half = values.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+            with np.errstate(over="ignore"):  # infinity is looked for below
+                half = values.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
             if not np.isfinite(half).all():
                 raise EngineError(f"a weight of the network is beyond what {precision} can hold; compile bf16 or f32.")
             tensor.CopyFrom(onnx.numpy_helper.from_array(half, tensor.name))
@@ -279,7 +280,10 @@ def halved(content: bytes, precision: Precision) -> bytes:
     casts = make("Cast", [x], [narrow], to=kind), make("Cast", [head], [wide], to=onnx.TensorProto.FLOAT)
     del graph.node[:]
     graph.node.extend([casts[0], *body, casts[1], *tail])
-    del graph.value_info[:]
+    now_half = used | {name for node in body for name in node.output}
+    for value in graph.value_info:
+        if value.name in now_half and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = kind
     result: bytes = model.SerializeToString(deterministic=True)
     return result
 
@@ -338,7 +342,7 @@ def _tensorrt(
         raise EngineError(f"{flavour} finds no GPU to compile for ({log.last()}); run it on the machine that has it.")
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(content):
+    if not parser.parse(content) or network.num_inputs != 1:  # junk may parse as a network of nothing
         raise EngineError(f"{flavour} cannot read the ONNX file ({log.last()}); export the network again.")
     _allow_decomposed_attention(trt, network)
 
@@ -384,6 +388,7 @@ def _allow_decomposed_attention(trt: Any, network: Any) -> None:
     for i in range(network.num_layers):
         layer = network.get_layer(i)
         if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # the binding's way to get at a layer's own properties
             layer.attention.decomposable = True
 
 

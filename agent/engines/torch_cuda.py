@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -47,7 +46,6 @@ class TorchCudaEngine:
         self._entry = entry
         self._device_name = device
         self._buckets = entry.batches or BUCKETS
-        self._resources = ExitStack()
         self._launch: dict[tuple[float, int], Callable[[], None]] = {}
 
     @property
@@ -72,18 +70,16 @@ class TorchCudaEngine:
         content = self._bundle.read(self._entry.files[0])
         if self._entry.precision != "f32":
             content = halved(content, self._entry.precision)
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            try:
+        try:
+            with torch.inference_mode():
                 self._network = network_from_onnx(torch, content, self._device)
-                del content
                 self._lay_out(torch)
-            except torch.OutOfMemoryError as error:
-                raise EngineError(
-                    f"the GPU has too little memory for batches of {self._buckets[-1]}; end what else uses it, or "
-                    "compile smaller batches."
-                ) from error
-            self._resources = stack.pop_all()
+        except torch.OutOfMemoryError as error:
+            self.__exit__(None, None, None)
+            raise EngineError(
+                f"the GPU has too little memory for batches of {self._buckets[-1]}; end what else uses it, or "
+                "compile smaller batches."
+            ) from error
         return self
 
     def __exit__(
@@ -93,7 +89,6 @@ class TorchCudaEngine:
         self._launch.clear()
         for name in ("_pool", "_network", "_into", "_out_of", "_input", "_output", "_raw"):
             self.__dict__.pop(name, None)
-        self._resources.close()
         if self._on_gpu:
             self._torch.cuda.empty_cache()
 
@@ -105,7 +100,7 @@ class TorchCudaEngine:
         """The same of raw windows, filtered on the device."""
         p = self._bundle.manifest.input.preprocessing
         if rate not in self._raw:
-            if len(self._raw) >= MAX_RATES:
+            if p.bands or len(self._raw) >= MAX_RATES:  # flattening bands is no mask's work
                 return self.infer(prepare(windows, rate, p))
             self._add_rate(rate, steps(windows.shape[2], rate, p))
         return self._run(windows, rate, self._raw[rate])
@@ -183,7 +178,7 @@ class TorchCudaEngine:
                 run()
             self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 run()
 
         def launch() -> None:
