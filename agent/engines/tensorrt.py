@@ -20,6 +20,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -138,8 +139,7 @@ class _Cuda:
 
     def kind(self, name: str) -> Any:
         """A constant, as ``cudaMemcpyKind.cudaMemcpyHostToDevice``."""
-        group, _, member = name.partition(".")
-        return getattr(getattr(self._runtime, group), member)
+        return attrgetter(name)(self._runtime)
 
 
 class TensorRtEngine:
@@ -183,7 +183,7 @@ class TensorRtEngine:
     def infer(self, x: FloatArray) -> FloatArray:
         """Probabilities (B, n_labels) of prepared windows (B, 12, rate * seconds)."""
         out = np.empty((len(x), len(self._bundle.manifest.labels)), np.float32)
-        for part, bucket in in_buckets(len(x), tuple(self._launch)):
+        for part, bucket in in_buckets(len(x), sorted(self._launch)):
             n = part.stop - part.start
             self._input[:n] = x[part]
             self._input[n:bucket] = 0.0
@@ -211,72 +211,74 @@ class TensorRtEngine:
         if not gpus:
             raise EngineError("there is no GPU that CUDA can use; serve on the processor.")
 
-        # Closed in reverse: graphs, context, engine, runtime, then what they point into.
+        # Closed in reverse: graphs, context, engine, runtime, then what they point into. The library's objects are
+        # held by attributes alone, because a local variable would outlive its frame in an exception's traceback.
         self._stream = self._cuda("cudaStreamCreateWithFlags", self._cuda.kind("cudaStreamNonBlocking"))
         stack.callback(self._cuda, "cudaStreamDestroy", self._stream)
-        engine, logger = self._deserialise(trt, stack)
-        x, y = self._tensors(trt, engine)
-        buckets = self._buckets(engine, x)
+        self._deserialise(trt, stack)
+        x, y = self._tensors(trt)
+        buckets = self._buckets(x)
         largest = buckets[-1]
         p = self._bundle.manifest.input.preprocessing
         shape = (largest, len(LEADS), round(p.rate * p.seconds))
         labels = len(self._bundle.manifest.labels)
         self._input, into = self._buffers(stack, shape)
         self._output, out_of = self._buffers(stack, (largest, labels))
-        self._copied = (self._input[0].nbytes, self._output[0].nbytes)
 
-        context = self._context(trt, engine)
-        if context is None:
-            raise EngineError(f"{found} cannot run the engine: {logger.sentence()}.")
-        stack.callback(_drop, self, "_execution")
-        self._execution = context
-        context.set_tensor_address(x, into)
-        context.set_tensor_address(y, out_of)
-        for bucket in reversed(buckets):  # the largest first: what the context allocates is then large enough
-            if not context.set_input_shape(x, (bucket, *shape[1:])):
-                raise EngineError(f"{found} does not take {bucket} windows: {logger.sentence()}.")
-            if tuple(context.get_tensor_shape(y)) != (bucket, labels):
-                raise EngineError(
-                    f"the engine gives {tuple(context.get_tensor_shape(y))} instead of ({bucket}, {labels}); "
-                    "compile the bundle again."
-                )
-            self._launch[bucket] = self._prepare(stack, bucket, x, into, out_of, shape, logger)
-        self._launch = dict(sorted(self._launch.items()))
+        stack.callback(self._drop, "_context")
+        self._context = self._new_context(trt)
+        if self._context is None:
+            raise EngineError(f"{found} cannot run the engine: {self._log.sentence()}.")
+        self._context.set_tensor_address(x, into)
+        self._context.set_tensor_address(y, out_of)
         stack.callback(self._launch.clear)
+        for bucket in reversed(buckets):  # the largest first: what the context allocates is then large enough
+            if not self._context.set_input_shape(x, (bucket, *shape[1:])):
+                raise EngineError(f"{found} does not take {bucket} windows: {self._log.sentence()}.")
+            given = tuple(self._context.get_tensor_shape(y))
+            if given != (bucket, labels):
+                raise EngineError(
+                    f"the engine gives {given} instead of ({bucket}, {labels}); compile the bundle again."
+                )
+            self._launch[bucket] = self._prepare(stack, bucket, x, into, out_of)
         if self._kernels is not None and self._cache is not None:
             _save_cache(self._kernels, self._cache_file(self._cache))
 
-    def _deserialise(self, trt: Any, stack: ExitStack) -> tuple[Any, Any]:
-        logger = Log.of(trt)
-        runtime = trt.Runtime(logger)
+    def _drop(self, name: str) -> None:
+        """Let go of an object of the library: it frees what it holds when its last reference goes."""
+        delattr(self, name)
+
+    def _deserialise(self, trt: Any, stack: ExitStack) -> None:
+        self._log = Log.of(trt)
+        stack.callback(self._drop, "_runtime")
+        self._runtime = trt.Runtime(self._log)
         content = self._bundle.read(self._entry.files[0])
         if self._entry.flavour == "tensorrt-rtx":  # which says why
-            validity, diagnostics = runtime.get_engine_validity(content)
+            validity, diagnostics = self._runtime.get_engine_validity(content)
             if validity == trt.EngineValidity.INVALID:
                 told = [
                     sentence
                     for name, sentence in _DIAGNOSES.items()
                     if int(diagnostics) & int(getattr(trt.EngineInvalidityDiagnostics, name))
                 ]
-                raise EngineError(f"engine {self.name} does not fit: {told[0] if told else logger.sentence()}.")
-        engine = runtime.deserialize_cuda_engine(content)
-        if engine is None:
-            raise EngineError(f"engine {self.name} does not load: {logger.sentence()}.")
-        stack.callback(_drop, self, "_loaded")
-        self._loaded = (engine, runtime, logger)
-        return engine, logger
+                raise EngineError(f"engine {self.name} does not fit: {told[0] if told else self._log.sentence()}.")
+        stack.callback(self._drop, "_engine")
+        self._engine = self._runtime.deserialize_cuda_engine(content)
+        if self._engine is None:
+            raise EngineError(f"engine {self.name} does not load: {self._log.sentence()}.")
 
-    def _tensors(self, trt: Any, engine: Any) -> tuple[str, str]:
+    def _tensors(self, trt: Any) -> tuple[str, str]:
         """Names of the one input and the one output, both f32."""
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
-        if len(inputs) != 1 or len(outputs) != 1 or any(engine.get_tensor_dtype(n) != trt.float32 for n in names):
+        singles = all(self._engine.get_tensor_dtype(name) == trt.float32 for name in names)
+        if len(inputs) != 1 or len(outputs) != 1 or not singles:
             raise EngineError(f"the engine has not one f32 input and one f32 output, but {names}; compile it again.")
         return inputs[0], outputs[0]
 
-    def _buckets(self, engine: Any, x: str) -> tuple[int, ...]:
-        least, _, most = (int(shape[0]) for shape in engine.get_tensor_profile_shape(x, 0))
+    def _buckets(self, x: str) -> tuple[int, ...]:
+        least, _, most = (int(shape[0]) for shape in self._engine.get_tensor_profile_shape(x, 0))
         buckets = tuple(b for b in self._entry.batches if least <= b <= most)
         if not buckets:
             raise EngineError(
@@ -297,10 +299,10 @@ class TensorRtEngine:
         array[:] = 0.0
         return array, int(device)
 
-    def _context(self, trt: Any, engine: Any) -> Any:
+    def _new_context(self, trt: Any) -> Any:
         if self._entry.flavour != "tensorrt-rtx":
-            return engine.create_execution_context()
-        config = engine.create_runtime_config()
+            return self._engine.create_execution_context()
+        config = self._engine.create_runtime_config()
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         # Kernels for each bucket before the agent says that it is ready, not some time after.
         config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
@@ -308,30 +310,28 @@ class TensorRtEngine:
             self._kernels = config.create_runtime_cache()
             _load_cache(self._kernels, self._cache_file(self._cache))
             config.set_runtime_cache(self._kernels)
-        return engine.create_execution_context(config)
+        return self._engine.create_execution_context(config)
 
     def _cache_file(self, folder: Path) -> Path:
         checksum = self._bundle.manifest.files[self._entry.files[0]].sha256
         name = hashlib.sha256(f"{checksum} {self._entry.library}".encode()).hexdigest()[:16]
         return folder / f"{self._entry.flavour}-{name}.cache"
 
-    def _prepare(
-        self, stack: ExitStack, bucket: int, x: str, into: int, out_of: int, shape: tuple[int, ...], logger: Any
-    ) -> Callable[[], None]:
+    def _prepare(self, stack: ExitStack, bucket: int, x: str, into: int, out_of: int) -> Callable[[], None]:
         """What computes ``bucket`` windows: host buffer, device, engine, device, host buffer, all on the stream."""
-        cuda, stream, context = self._cuda, self._stream, self._execution
-        up, down = (bucket * size for size in self._copied)
+        cuda, stream, shape = self._cuda, self._stream, (bucket, *self._input.shape[1:])
+        up, down = bucket * self._input[0].nbytes, bucket * self._output[0].nbytes
         to_device, to_host = (cuda.kind(f"cudaMemcpyKind.cudaMemcpy{k}") for k in ("HostToDevice", "DeviceToHost"))
         source, drain = self._input.ctypes.data, self._output.ctypes.data
 
         def enqueue() -> None:
             cuda("cudaMemcpyAsync", into, source, up, to_device, stream)
-            if not context.execute_async_v3(int(stream)):
-                raise EngineError(f"the engine stopped: {logger.sentence()}.")
+            if not self._context.execute_async_v3(int(stream)):
+                raise EngineError(f"the engine stopped: {self._log.sentence()}.")
             cuda("cudaMemcpyAsync", drain, out_of, down, to_host, stream)
 
         def enqueue_shaped() -> None:
-            context.set_input_shape(x, (bucket, *shape[1:]))
+            self._context.set_input_shape(x, shape)
             enqueue()
 
         enqueue_shaped()  # once before the capture: lazily loaded kernels cannot be loaded within it
@@ -347,11 +347,6 @@ class TensorRtEngine:
         executable = cuda("cudaGraphInstantiate", graph, 0)
         stack.callback(cuda, "cudaGraphExecDestroy", executable)
         return lambda: cuda("cudaGraphLaunch", executable, stream)
-
-
-def _drop(engine: TensorRtEngine, name: str) -> None:
-    """Let go of an object of the library: it frees what it holds when its last reference goes."""
-    delattr(engine, name)
 
 
 def _load_cache(cache: Any, path: Path) -> None:
