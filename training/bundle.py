@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
 
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.filters import Preprocessing, prepare
@@ -41,7 +40,8 @@ from agent.core.manifest import (
 from agent.engines.bundle import MANIFEST, SIGNATURE, UNSIGNED, Bundle, BundleError, open_bundle
 from agent.engines.signing import Trust, sign
 from training.inference import Network, convert, openvino, samples_of
-from training.models.sl import sl_from_state
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL
 
 IR, IR_WEIGHTS = "model.xml", "model.bin"
 WEIGHTS, WINDOWS, ANSWERS, README = (
@@ -101,7 +101,7 @@ def sign_bundle(folder: Path, key: Ed25519PrivateKey) -> Bundle:
 
 def write_bundle(
     folder: Path,
-    state: Mapping[str, Tensor],
+    net: DeepECGSL | DeepECGSSL,
     golden: FloatArray,
     labels: tuple[Label, ...],
     identity: Identity,
@@ -112,7 +112,7 @@ def write_bundle(
     keep_weights: bool = True,
     key: Ed25519PrivateKey | None = None,
 ) -> Manifest:
-    """Compile the network of ``state`` and write the bundle into ``folder``, replacing the one that is there.
+    """Compile the network and write the bundle into ``folder``, replacing the one that is there.
 
     ``golden`` (k, 12, rate · seconds) raw mV at the network's rate: its answers are computed by torch in fp32, and the
     engine is held against them. ``keep_weights`` puts the safetensors beside the engine, so that other engines can be
@@ -122,7 +122,7 @@ def write_bundle(
         ValueError: the network's labels are not those given, or the engine is further than ``TOLERANCE`` from torch.
     """
     p = preprocessing or Preprocessing()
-    net = sl_from_state(state)
+    net.eval()
     if net.config.labels != len(labels):
         raise ValueError(f"the network has {net.config.labels} outputs, but {len(labels)} labels were given")
     model = convert(net, samples_of(p))
@@ -138,7 +138,7 @@ def write_bundle(
         shutil.rmtree(new)
     new.mkdir(parents=True)
     openvino.save_model(model, str(new / IR), compress_to_fp16=False)
-    weights = safetensors_bytes({key: value.contiguous() for key, value in sorted(state.items())})
+    weights = safetensors_bytes({key: value.contiguous() for key, value in sorted(net.state_dict().items())})
     if keep_weights:
         (new / WEIGHTS).write_bytes(weights)
     np.save(new / WINDOWS, golden.astype(np.float32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,18 @@ from agent.core.synthetic import Rhythm, synthesize
 from training.bundle import Identity
 from training.data import PROXIES, WindowTable
 from training.evaluation.alerts import MAX_PER_BED_DAY, MIN_SENSITIVITY, Replay
-from training.evaluation.evidence import MIN_LOWER_AUROC, MIN_POSITIVE_PATIENTS, POOLED, TWELVE_LEADS, TWO_LEADS, Score
+from training.evaluation.evidence import (
+    LEAD_SETS,
+    MIN_LOWER_AUROC,
+    MIN_POSITIVE_PATIENTS,
+    POOLED,
+    TWELVE_LEADS,
+    TWO_LEADS,
+    Score,
+    source_group,
+)
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL
 from training.recipes import Recipe
 
 LICENCES: Mapping[str, tuple[str, str]] = {
@@ -23,28 +34,16 @@ LICENCES: Mapping[str, tuple[str, str]] = {
     "cinc2021_mix": ("CC BY 4.0", "PhysioNet/CinC Challenge 2020-21 sets: Chapman-Ningbo, Georgia, PTB-XL, CPSC"),
     "mitdb": ("ODC-By 1.0", "MIT-BIH Arrhythmia Database (Moody and Mark 2001, PhysioNet)"),
     "cpsc2021_af": ("CC BY 4.0", "CPSC 2021, paroxysmal atrial fibrillation (PhysioNet)"),
+    "cinc2015_alarms": ("ODC-By 1.0", "PhysioNet/CinC Challenge 2015: ten seconds before judged bedside alarms"),
 }
 """Sources that may enter the weights. Nothing share-alike is among them, and `train` takes no other."""
 
 STATEMENT = (
-    "A demonstration: DeepECG-SL's architecture trained by this project on a small set of open recordings. These are "
-    "not the published DeepECG weights, their accuracy is far from the published one, and nothing here is a medical "
-    "device: every output is advisory."
+    "A demonstration: DeepECG-{family}'s architecture trained by this project on a small set of open recordings. These "
+    "are not the published DeepECG weights, their accuracy is far from the published one, and nothing here is a "
+    "medical device: every output is advisory."
 )
 
-
-WEAKNESSES = (
-    "Ventricular fibrillation is none of the 77 labels, and ventricular tachycardia was seen in nine patients only: "
-    "what the project's generator makes of either is called atrial fibrillation with high probability (see the golden "
-    "windows). An AF alert may be something worse.",
-    "Lead-poor beds: the two-lead figures rest on 9 patients with atrial fibrillation. Of eight with an episode of "
-    "thirty seconds, two were never found by the alert.",
-    "Intensive care: in 481 recordings of three minutes before a bedside alarm (CinC 2015, lead II there, rhythm not "
-    "annotated, never trained on), 77 raised the AF alert, most often before true tachycardia alarms (24 of 79); "
-    "nobody has said how many of them are atrial fibrillation.",
-    "The continuous negatives are 40 patients of two Holter collections, not a ward.",
-)
-"""Of version 1.0.0, found after training; told in its README."""
 
 GOLDEN_RATE, GOLDEN_SECONDS = 250, 10
 _II, _V1 = LEADS.index(Lead.II), LEADS.index(Lead.V1)
@@ -139,15 +138,18 @@ def training_of(
     )
 
 
-def identity_of(version: str) -> Identity:
-    """Name, statement and change record of the demonstration bundle."""
+def identity_of(net: DeepECGSL | DeepECGSSL, version: str) -> Identity:
+    """Name, statement and change record of a demonstration bundle."""
+    supervised = isinstance(net, DeepECGSL)
+    family, kind = ("SL", "1-D EfficientNetV2") if supervised else ("SSL", "pretrained transformer")
+    parameters = sum(p.numel() for p in net.parameters())
     return Identity(
-        name="deepecg-sl-demo",
+        name=f"deepecg-{family.lower()}-demo",
         version=version,
-        architecture="DeepECG-SL (1-D EfficientNetV2, 1,508,235 parameters, 77 labels)",
-        statement=STATEMENT,
+        architecture=f"DeepECG-{family} ({kind}, {parameters:,} parameters, {net.config.labels} labels)",
+        statement=STATEMENT.format(family=family),
         change=ChangeRecord(
-            what="First weights of this project; there is no earlier version that they change.",
+            what=f"Weights of the project's demonstration of DeepECG-{family}, version {version}.",
             how_tested=(
                 "Pooled patient-wise folds with intervals over patients; false alerts counted on continuous recordings "
                 "of unseen patients; the engine held against fp32 torch on golden windows."
@@ -161,13 +163,20 @@ def _brief(score: Score | None) -> str:
     return "–" if score is None else f"{score.auroc:.3f} ({score.positive_patients})"
 
 
-def readme_of(training: Training, by_group: Mapping[str, Mapping[str, Score]], replays: Mapping[str, Replay]) -> str:
+def readme_of(
+    identity: Identity,
+    training: Training,
+    by_group: Mapping[str, Mapping[str, Score]],
+    replays: Mapping[str, Replay],
+    weaknesses: Sequence[str] = (),
+) -> str:
     """README.md of the bundle."""
     scores = by_group[POOLED]
+    shown = (TWELVE_LEADS, *LEAD_SETS, TWO_LEADS)
     lines = [
-        "# deepecg-sl-demo",
+        f"# {identity.name}",
         "",
-        STATEMENT,
+        identity.statement,
         "",
         "## What it was trained on",
         "",
@@ -187,18 +196,21 @@ def readme_of(training: Training, by_group: Mapping[str, Mapping[str, Score]], r
         "",
         "AUROC on patients that the network never saw (pooled folds; every patient weighs the same; 95 % interval by "
         "drawing patients). Only labels in bold have evidence; all others are shown for honesty and never alert. The "
-        "last two columns give each kind of recording by itself, with its positive patients.",
+        "last columns give each kind of recording by itself, with its positive patients, and the twelve-lead "
+        "recordings again with all but some leads silenced.",
         "",
-        f"| label | AUROC | 95 % interval | positive patients | negative patients | {TWELVE_LEADS} | {TWO_LEADS} |",
-        "|---|---|---|---|---|---|---|",
+        "| " + " | ".join(["label", "AUROC", "95 % interval", "positive patients", "negative patients", *shown]) + " |",
+        "|---" * (5 + len(shown)) + "|",
     ]
     for score in sorted(scores.values(), key=lambda s: (not s.is_evidence, -s.positive_patients)):
         name = f"**{score.label}**" if score.is_evidence else score.label
         lines.append(
             f"| {name} | {score.auroc:.3f} | {score.lower:.3f}–{score.upper:.3f} | {score.positive_patients} "
-            f"| {score.negative_patients} | {_brief(by_group[TWELVE_LEADS].get(score.label))} "
-            f"| {_brief(by_group[TWO_LEADS].get(score.label))} |"
+            f"| {score.negative_patients} | "
+            + " | ".join(_brief(by_group.get(group, {}).get(score.label)) for group in shown)
+            + " |"
         )
+    lines += _by_source(training, by_group)
     lines += ["", "No source names these labels in so many words; they stand on a proxy:", ""]
     lines += [f"- {name}: {text}" for name, text in PROXIES.items() if name in scores]
     lines += [
@@ -227,5 +239,25 @@ def readme_of(training: Training, by_group: Mapping[str, Mapping[str, Score]], r
         )
     if not replays:
         lines.append("| none | | | | | | | | | |")
-    lines += ["", "## What it is known to get wrong", "", *(f"- {text}" for text in WEAKNESSES)]
+    if weaknesses:
+        lines += ["", "## What it is known to get wrong", "", *(f"- {text}" for text in weaknesses)]
     return "\n".join(lines) + "\n"
+
+
+def _by_source(training: Training, by_group: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    """Figures of the labels with evidence, source by source."""
+    names = [name for name in training.datasets if source_group(name) in by_group]
+    evident = [score.label for score in by_group[POOLED].values() if score.is_evidence]
+    if not names or not evident:
+        return []
+    lines = [
+        "",
+        "The labels with evidence, by source (positive patients):",
+        "",
+        "| label | " + " | ".join(names) + " |",
+    ]
+    lines.append("|---" * (1 + len(names)) + "|")
+    for label in evident:
+        figures = (_brief(by_group[source_group(name)].get(label)) for name in names)
+        lines.append(f"| {label} | " + " | ".join(figures) + " |")
+    return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeAlias
@@ -113,16 +113,25 @@ class Network:
         return np.array(result, np.float32)
 
     def predict(
-        self, table: WindowTable, index: NDArray[np.int64], *, batch: int = 32, progress: bool = False
+        self,
+        table: WindowTable,
+        index: NDArray[np.int64],
+        gain: float,
+        *,
+        leads: Sequence[int] = range(12),
+        batch: int = 32,
+        progress: bool = False,
     ) -> FloatArray:
-        """Probabilities (len(index), L) of these windows of the table."""
+        """Probabilities (len(index), L) of these windows of the table, all leads but ``leads`` silenced."""
         out = []
-        gain = np.float32(table.network_preprocessing.gain)
+        silent = np.setdiff1d(np.arange(12), leads)
         for first in tqdm(
             range(0, len(index), batch), desc="predict", unit="batch", disable=not progress, mininterval=5
         ):
             x, _ = table.batch(index[first : first + batch])
-            out.append(self.infer(x * gain))
+            x[:, silent] = 0
+            x *= np.float32(gain)
+            out.append(self.infer(x))
         return (
             np.concatenate(out)
             if out

@@ -41,10 +41,10 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DeepEC
     (folder / "manifest.json").write_text("of an older bundle")
     write_bundle(
         folder,
-        net.state_dict(),
+        net,
         golden_windows()[:3],
         LABELS_OF_MANIFEST,
-        identity_of("0.0.1"),
+        identity_of(net, "0.0.1"),
         Training(summary="none", datasets={}, patients=0, windows=0),
         "# nothing\n",
     )
@@ -77,10 +77,10 @@ def test_wrong_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="77 outputs, but 1 labels"):
         write_bundle(
             tmp_path / "x",
-            small_net().state_dict(),
+            small_net(),
             np.zeros((1, 12, 2500), np.float32),
             LABELS_OF_MANIFEST[:1],
-            identity_of("0"),
+            identity_of(small_net(), "0"),
             Training(summary="", datasets={}, patients=0, windows=0),
             "",
         )
@@ -137,7 +137,7 @@ def test_shipped_rules_stand_on_evidence(manifest: Manifest) -> None:
 
 
 def test_shipped_training_names_no_share_alike_source_and_holds_out_the_demonstration(manifest: Manifest) -> None:
-    assert set(manifest.training.datasets) == set(LICENCES)
+    assert set(manifest.training.datasets) <= set(LICENCES)
     text = json.dumps(manifest.training.datasets).lower()
     assert "brugada" not in text
     assert "-sa" not in text

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from agent.core.labels import LABEL_NAMES
-from training.compile import labels_of, readme_of, trained_on, training_of
+from training.compile import identity_of, labels_of, readme_of, trained_on, training_of
 from training.data import WindowTable
 from training.evaluation.alerts import Persistence, Replay
-from training.evaluation.evidence import POOLED, Score, groups
-from training.recipes import smoke
+from training.evaluation.evidence import LEAD_SETS, POOLED, Score, groups, source_group
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL
+from training.recipes import TINY, smoke
 
 RULE = Replay(
     threshold=0.8,
@@ -73,8 +77,24 @@ def test_the_readme_says_what_it_is_and_every_score(small_table: WindowTable) ->
     training = training_of(small_table, smoke(), {"Afib": score()}, {"Afib": RULE})
     by_group: dict[str, dict[str, Score]] = {name: {} for name in groups(small_table)}
     by_group |= {POOLED: {"Afib": score(), "Atrial flutter": score(positive=5, label="Atrial flutter")}}
-    text = readme_of(training, by_group, {"Afib": RULE})
+    by_group |= {name: {"Afib": score(positive=7)} for name in LEAD_SETS}
+    by_group[source_group("mitdb")] = {"Afib": score(positive=3)}
+    net = DeepECGSL(smoke().network)  # type: ignore[arg-type]
+    text = readme_of(identity_of(net, "1.2.0"), training, by_group, {"Afib": RULE}, ["It is blind to x."])
+    assert text.startswith("# deepecg-sl-demo\n")
     assert "not the published DeepECG weights" in text
     assert "| **Afib** | 0.950 |" in text
     assert "| Atrial flutter | 0.950 |" in text  # shown for honesty, not in bold
-    assert "What it is known to get wrong" in text
+    assert "0.950 (7) | 0.950 (7) |" in text, "by lead set"
+    assert "| Afib | 0.950 (3) |" in text, "by source"
+    assert "What it is known to get wrong\n\n- It is blind to x." in text
+    assert "known to get wrong" not in readme_of(identity_of(net, "1.2.0"), training, by_group, {})
+
+
+def test_a_bundle_says_which_network_it_holds() -> None:
+    sl, ssl = DeepECGSL(smoke().network), DeepECGSSL(replace(TINY, labels=77))  # type: ignore[arg-type]
+    assert identity_of(sl, "1.0.0").name == "deepecg-sl-demo"
+    ours = identity_of(ssl, "1.0.0")
+    assert ours.name == "deepecg-ssl-demo"
+    assert "DeepECG-SSL's architecture" in ours.statement
+    assert f"{sum(p.numel() for p in ssl.parameters()):,} parameters" in ours.architecture

@@ -106,7 +106,7 @@ def test_it_is_torch_s_sigmoid(network: tuple[DeepECGSL, Network], batch: int) -
 def test_predictions_come_in_the_order_asked_for(network: tuple[DeepECGSL, Network], small_table: WindowTable) -> None:
     _, served = network
     index = np.array([5, 0, 59, 7], np.int64)
-    found = served.predict(small_table, index, batch=3)
+    found = served.predict(small_table, index, small_table.network_preprocessing.gain, batch=3)
     assert found.shape == (4, 77)
     for row, i in zip(found, index, strict=True):
         np.testing.assert_allclose(
@@ -115,4 +115,4 @@ def test_predictions_come_in_the_order_asked_for(network: tuple[DeepECGSL, Netwo
 
 
 def test_nothing_asked_is_nothing_predicted(network: tuple[DeepECGSL, Network], small_table: WindowTable) -> None:
-    assert network[1].predict(small_table, np.array([], np.int64)).shape == (0, 77)
+    assert network[1].predict(small_table, np.array([], np.int64), 1.0).shape == (0, 77)

@@ -23,10 +23,11 @@ from training.compile import golden_windows, identity_of, labels_of, readme_of, 
 from training.data import WindowTable
 from training.evaluation.alerts import Persistence, Replay, rules
 from training.evaluation.cases import Cases
-from training.evaluation.evidence import POOLED, Score, groups, score_all
+from training.evaluation.evidence import LEAD_SETS, POOLED, Score, groups, score_all
 from training.inference import Network, convert, samples_of
 from training.models.sl import DeepECGSL
-from training.models.weights import load_network
+from training.models.ssl import DeepECGSSL, Pretraining
+from training.models.weights import ModelConfig, load_network, read_config
 from training.recipes import RECIPES
 from training.run import MODEL
 
@@ -46,15 +47,15 @@ UNSEEN = "unseen.npy"
 """(n, 77): every window's probabilities by the network that never saw its patient; NaN where there is none."""
 
 
-def _network(output: Path, name: str) -> DeepECGSL:
-    """The network of a fold, or of the run on all."""
+def _network(output: Path, name: str) -> tuple[DeepECGSL | DeepECGSSL, ModelConfig]:
+    """The network of a fold, or of the run on all, with its config."""
     folder = output / name / MODEL
     if not folder.is_dir():
         raise ValueError(f"no {folder}; run: deepecg-train train {output} --fold {name}, until it is finished")
-    net = load_network(folder)
-    if not isinstance(net, DeepECGSL):
-        raise ValueError(f"{folder} holds a {type(net).__name__}; only DeepECG-SL is served")  # noqa: TRY004  (the folder)
-    return net
+    net, config = load_network(folder), read_config(folder)
+    if isinstance(net, Pretraining) or config.order != "sl":
+        raise ValueError(f"{folder} is no network of the 77 labels in their order; fine-tune one by its recipe")
+    return net, config
 
 
 def _read(output: Path, name: str, made_by: str) -> Any:
@@ -74,17 +75,23 @@ def _write(output: Path, name: str, content: Mapping[str, Any]) -> None:
     (output / name).write_text(json.dumps(as_plain(content), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _unseen(output: Path, fold: int, table: WindowTable, index: NDArray[np.int64], threads: int) -> FloatArray:
-    """Probabilities (len(index), 77) by the fold's network, kept beside it until that changes."""
-    net, kept = _network(output, str(fold)), output / str(fold) / "unseen.npy"
-    if kept.exists() and kept.stat().st_mtime > (output / str(fold) / MODEL).stat().st_mtime:
-        known: FloatArray = np.load(kept, allow_pickle=False)
-        if len(known) == len(index):
-            return known
-    network = Network(convert(net, samples_of(table.preprocessing)), threads)
-    found = network.predict(table, index, progress=True)
-    np.save(kept, found)
-    return found
+def _unseen(
+    output: Path, folds: NDArray[np.int64], table: WindowTable, threads: int
+) -> tuple[FloatArray, dict[str, FloatArray]]:
+    """Probabilities (n, 77) by the network of the fold (n,) that left a window out, NaN where there is none: as the
+    windows are, and by the name of a lead set those of twelve-lead windows that are reduced to it."""
+    whole = np.full((len(table), len(LABELS)), np.nan, np.float32)
+    reduced = {name: whole.copy() for name in LEAD_SETS}
+    for fold in range(int(folds.max()) + 1):
+        index = np.flatnonzero(folds == fold)
+        net, config = _network(output, str(fold))
+        network = Network(convert(net, samples_of(table.preprocessing)), threads)
+        gain = config.preprocessing.gain
+        whole[index] = network.predict(table, index, gain, progress=True)
+        twelve = index[table.lead_mask[index].all(axis=1)]
+        for name, leads in LEAD_SETS.items():
+            reduced[name][twelve] = network.predict(table, twelve, gain, leads=leads)
+    return whole, reduced
 
 
 @app.command()
@@ -96,13 +103,11 @@ def evidence(output: Output, dataset: Dataset, recipe: RecipeName = "demo", thre
     chosen = recipe_named(recipe)
     table = WindowTable.open(dataset)
     folds = np.where(trained_on(table), table.folds(chosen.folds), -1)
-    probabilities = np.full((len(table), len(LABELS)), np.nan, np.float32)
-    for fold in range(chosen.folds):
-        index = np.flatnonzero(folds == fold)
-        probabilities[index] = _unseen(output, fold, table, index, threads)
+    probabilities, reduced = _unseen(output, folds, table, threads)
     np.save(output / UNSEEN, probabilities)
     Cases.from_table(table, probabilities, LABEL_NAMES).select(folds >= 0).save(output / PREDICTIONS)
     scores = {group: score_all(LABEL_NAMES, probabilities, table, use) for group, use in groups(table).items()}
+    scores |= {name: score_all(LABEL_NAMES, found, table) for name, found in reduced.items()}
     _write(
         output,
         EVIDENCE,
@@ -151,6 +156,9 @@ def compile_command(
     dataset: Dataset,
     recipe: RecipeName = "demo",
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
+    known: Annotated[
+        Path | None, typer.Option(help="Text file of what it is known to get wrong, a line each, for its README.")
+    ] = None,
     key: Annotated[
         Path | None, typer.Option(help="Private key that signs the bundle; without it no agent serves it.")
     ] = None,
@@ -167,15 +175,18 @@ def compile_command(
         for name, fields in _read(output, "thresholds.json", "thresholds").items()
     }
     training = training_of(table, chosen, scores, replays)
+    net, config = _network(output, WHOLE)
+    identity = identity_of(net, version)
+    weaknesses = known.read_text("utf-8").splitlines() if known is not None else ()
     manifest = write_bundle(
         bundle,
-        _network(output, WHOLE).state_dict(),
+        net,
         golden_windows(),
         labels_of(scores, replays),
-        identity_of(version),
+        identity,
         training,
-        readme_of(training, by_group, replays),
-        preprocessing=table.network_preprocessing,
+        readme_of(identity, training, by_group, replays, weaknesses),
+        preprocessing=config.preprocessing,
         key=signer,
     )
     size = sum(entry.size for entry in manifest.files.values())

@@ -7,19 +7,26 @@ intervals come from drawing patients, not windows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.core.ecg import FloatArray
+from agent.core.ecg import LEADS, FloatArray, Lead
+from training.augment import LIMB
 from training.data import WindowTable
 from training.evaluation.ranking import patient_weights, weighted_auroc
 
 MIN_POSITIVE_PATIENTS = 20
 MIN_LOWER_AUROC = 0.85
 RESAMPLES = 1000
+LEAD_SETS: Mapping[str, tuple[int, ...]] = {
+    "twelve leads reduced to I, II, III": LIMB,
+    "twelve leads reduced to II, V5": (LEADS.index(Lead.II), LEADS.index(Lead.V5)),
+}
+"""Beds with three electrodes (aVR, aVL and aVF follow from I and II), and with lead II and a chest lead, played on the
+recordings that have all twelve: the same patients, so that the figures can be compared."""
 POOLED, TWELVE_LEADS, TWO_LEADS = "pooled", "ten seconds of twelve leads", "continuous recordings of two leads"
 
 
@@ -84,7 +91,7 @@ def score(
 
 
 def groups(table: WindowTable) -> dict[str, NDArray[np.bool_]]:
-    """Windows (n,) by which figures are given: all of them, and each kind of recording by itself.
+    """Windows (n,) by which figures are given: all of them, each kind of recording and each source by itself.
 
     A figure over all could profit from a network that tells the kinds apart, were a label commoner in one of them.
     """
@@ -92,7 +99,13 @@ def groups(table: WindowTable) -> dict[str, NDArray[np.bool_]]:
         POOLED: np.ones(len(table), bool),
         TWELVE_LEADS: ~table.continuous,
         TWO_LEADS: table.continuous,
+        **{source_group(name): table.source == i for i, name in enumerate(table.sources)},
     }
+
+
+def source_group(name: str) -> str:
+    """Name of the group of a source's windows."""
+    return f"source {name}"
 
 
 def score_all(
