@@ -4,7 +4,7 @@ Chosen by measurement (``deepecg-agent bench`` prints the numbers of the machine
 
 - **Static shapes.** Every batch size not seen before would stall the line while it is compiled, and a dynamic shape
   costs more than a batch gains. So the sizes are those of the manifest's ``batches``, compiled on entry, one window
-  alone by default. DeepECG-SL gains a quarter of its time in eights (bf16 4.1 to 3.1 ms a window), DeepECG-SSL, whose
+  alone by default. DeepECG-SL gains an eighth of its time in eights (bf16 3.5 to 3.1 ms a window), DeepECG-SSL, whose
   one window is work enough for the processor's caches, a twentieth in bf16 and a fiftieth with int8 weights: it is
   computed window by window. A batch is never padded. The answers are the same, bit for bit, in any company.
 - **One stream of one thread each**, instead of threads that share one window: no thread waits for another, which on
@@ -54,7 +54,7 @@ class OpenVinoEngine:
         return f"openvino-{self._entry.precision}"
 
     def __enter__(self) -> Self:
-        """Load the IR and warm up.
+        """Load the IR. What is compiled here needs no warming: the self-test is the first to use it.
 
         Raises:
             EngineError: OpenVINO is missing, the IR does not load, or this processor lacks the precision.
@@ -81,8 +81,6 @@ class OpenVinoEngine:
                 f"OpenVINO {openvino.__version__} cannot load {self._entry.files[0]}, compiled with "
                 f"{self._entry.library} ({first_line}); compile the bundle again."
             ) from error
-        for size in self._requests:
-            self.infer(np.zeros((size * self._threads, *self._shape), np.float32))
         return self
 
     def __exit__(

@@ -205,6 +205,26 @@ def test_self_test_gives_the_largest_difference(bundle: Bundle) -> None:
         assert 0.0 <= self_test(engine, bundle, max_batch=2) < 1e-5
 
 
+def test_at_the_start_a_few_windows_do(bundle: Bundle) -> None:
+    batches: list[int] = []
+    with OpenVinoEngine(bundle, bundle.manifest.engines[0]) as engine:
+
+        class Counting:
+            name = engine.name
+
+            def infer(self, x: FloatArray) -> FloatArray:
+                batches.append(len(x))
+                return engine.infer(x)
+
+            infer_raw = engine.infer_raw
+
+        assert self_test(Counting(), bundle, 2, most=3) < 1e-5
+        assert batches == [1, 2, 1]  # the first alone; three of five, spread, in twos
+        batches.clear()
+        assert self_test(Counting(), bundle, 2) < 1e-5
+        assert batches == [1] * 5 + [2, 2, 1]
+
+
 def test_what_goes_wrong_inside_is_not_taken_for_a_misfit(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="mine"), open_backend(bundle, EngineSettings()):
         raise EngineError("mine")
