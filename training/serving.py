@@ -12,8 +12,8 @@ Of DeepECG-SSL, nine tenths of whose time are matrix products that nothing can s
 
 - **Query, key and value are one product**, 3 D wide, and attention is one operation that compilers know how to fuse.
 - **The weight norm of the positional convolution is multiplied out**, in float64, and groups of fewer than 32 channels
-  are joined, with zeros between them: OpenVINO has no bf16 kernel for fewer. The demonstration's small network (16 a
-  group) spent 105 of 110 ms there, and spends 2; the published one has 48 and stays as it is.
+  are joined, with zeros between them: OpenVINO has no bf16 kernel for fewer. A network of 16 a group spent 105 of its
+  110 ms there, and spends 2; the published one has 48 and stays as it is.
 - **No padding.** The agent's windows are whole, so nothing is masked, and the mean over time is the mean: the published
   sum over the count of what is not exactly zero differs only for features that are exactly zero in some token, which
   the layer norm before it makes of no real window.

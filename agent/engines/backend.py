@@ -217,7 +217,7 @@ class Opened:
         return self.backend.infer_raw(windows, rate)
 
 
-START_WINDOWS = 4
+START_WINDOWS = 2
 """Golden windows of the self-test at each start: an engine that is broken shows it on any, and the ward waits."""
 
 

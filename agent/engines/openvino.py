@@ -11,11 +11,13 @@ Chosen by measurement (``deepecg-agent bench`` prints the numbers of the machine
   a machine that also serves feeds is worth more than the latency of a window computed alone.
 - **f32 is asked for by name**, because the library's own default is bf16 where the processor has it, which moves
   probabilities by .01 and more. With int8 weights the activations are quantised while it runs, in groups of `GROUP`
-  values; whatever else the network does is in bf16 where the processor has it.
+  values (or of fewer, where that does not divide a product's length: such a product would be computed without); what
+  else the network does is in bf16 where the processor has it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,7 +65,7 @@ class OpenVinoEngine:
         openvino = openvino_library()
         core = openvino.Core()
         properties = {
-            **self._precision("BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+            "INFERENCE_PRECISION_HINT": self._hint(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": str(self._threads),
             "INFERENCE_NUM_THREADS": self._threads,
@@ -72,6 +74,8 @@ class OpenVinoEngine:
             properties["CACHE_DIR"] = str(self._cache)
         try:
             model = self._read(openvino, core)
+            if self._entry.precision == "int8w":
+                properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group(model)
             self._requests = {
                 size: self._compile(core, model, size, properties) for size in sorted({1, *self._entry.batches})
             }
@@ -124,16 +128,16 @@ class OpenVinoEngine:
         p = self._bundle.manifest.input.preprocessing
         return len(LEADS), round(p.rate * p.seconds)
 
-    def _precision(self, bf16: bool) -> dict[str, Any]:
-        """The library's properties for the manifest's precision."""
+    def _hint(self, capabilities: Sequence[str]) -> str:
+        """The library's word for the manifest's precision."""
+        bf16 = "BF16" in capabilities
         match self._entry.precision:
             case "f32":
-                return {"INFERENCE_PRECISION_HINT": "f32"}
+                return "f32"
             case "bf16" if bf16:
-                return {"INFERENCE_PRECISION_HINT": "bf16"}
+                return "bf16"
             case "int8w":
-                hint = "bf16" if bf16 else "f32"
-                return {"INFERENCE_PRECISION_HINT": hint, "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP}
+                return "bf16" if bf16 else "f32"
         raise EngineError(f"this processor does not compute {self._entry.precision}; put an f32 engine in the bundle.")
 
     def _read(self, openvino: Any, core: Any) -> Model:
@@ -172,6 +176,18 @@ def _parts(n: int, sizes: Sequence[int], threads: int) -> Iterator[tuple[slice, 
             for _ in range(together // size):
                 yield slice(first, first + size), size
                 first += size
+
+
+def _group(model: Model) -> int:
+    """`GROUP`, or the largest power of two below it that divides the length of every product with int8 weights."""
+    lengths = [GROUP]
+    for node in model.get_ordered_ops():
+        if (
+            node.get_type_name() == "MatMul"
+            and (weight := node.input_value(1).get_node()).get_type_name() == "Multiply"
+        ):
+            lengths.append(weight.get_output_shape(0)[1 if node.get_attributes()["transpose_b"] else 0])
+    return math.gcd(*lengths)
 
 
 def openvino_library() -> Any:

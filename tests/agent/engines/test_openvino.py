@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from agent.core.filters import prepare
 from agent.engines.backend import EngineError
 from agent.engines.bundle import UNSIGNED, Bundle, open_bundle
-from agent.engines.openvino import OpenVinoEngine, _parts
+from agent.engines.openvino import OpenVinoEngine, _group, _parts
 
 Rewrite = Callable[..., None]
 
@@ -75,6 +76,22 @@ def test_requests_cover_every_window_without_padding(n: int, sizes: tuple[int, .
     assert all(part.stop - part.start == size for part, size in parts)
     for size in sizes[1:]:  # no thread is idle while another has many
         assert sum(s == size for _, s in parts) % threads == 0
+
+
+@pytest.mark.parametrize(("inner", "group"), [((768, 3072, 256), 128), ((192, 768), 64), ((128, 96), 32), ((), 128)])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_the_group_of_activations_divides_every_product(inner: tuple[int, ...], group: int, transposed: bool) -> None:
+    op = openvino.opset15
+    outputs, inputs = [], []
+    for length in inner:
+        x = op.parameter([1, length], openvino.Type.f32)
+        q = np.ones((8, length) if transposed else (length, 8), np.int8)
+        weight = op.multiply(op.convert(op.constant(q), openvino.Type.f32), op.constant(np.float32(0.5)))
+        outputs.append(op.matmul(x, weight, False, transposed))
+        inputs.append(x)
+    x = op.parameter([1, 7], openvino.Type.f32)  # one whose weights are as they were
+    outputs.append(op.matmul(x, op.constant(np.ones((7, 2), np.float32)), False, False))
+    assert _group(openvino.Model(outputs, [*inputs, x], "products")) == group
 
 
 def test_output_is_the_caller_s_own(bundle: Bundle) -> None:

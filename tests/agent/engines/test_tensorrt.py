@@ -30,6 +30,7 @@ from agent.core.manifest import Engine, FileEntry, Target
 from agent.engines.backend import EngineError, EngineSettings, open_backend, self_test
 from agent.engines.build import build, read_source
 from agent.engines.bundle import UNSIGNED, Bundle, open_bundle
+from agent.engines.machine import this_machine
 from agent.engines.tensorrt import TensorRtEngine, cuda_library, tensorrt_library
 from agent.engines.torch_cuda import network_from_onnx
 
@@ -569,6 +570,29 @@ def with_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
 def has_gpu() -> bool:
     status, count = cuda_library().cudaGetDeviceCount()
     return int(status) == 0 and count > 0
+
+
+def test_a_real_engine_on_a_real_gpu(sourced: Path, tmp_path: Path) -> None:
+    """Where a GPU is: compiled for it, held against the golden windows, twice, so that the kernels are found again."""
+    cuda_library()
+    if not has_gpu():
+        pytest.skip("this machine has no GPU")
+    bundle = open_bundle(sourced, UNSIGNED)
+    for flavour in ("tensorrt-rtx", "tensorrt"):
+        if find_spec(flavour.replace("-", "_")) is None:
+            continue
+        for precision in ("f32", "f16"):
+            capabilities = (this_machine().compute_capability,)
+            source = read_source(bundle, flavour)  # type: ignore[arg-type]
+            built = build(source, flavour, precision, BATCHES, capabilities=capabilities)  # type: ignore[arg-type]
+            (name, content), *_ = built.files.items()
+            one, entry = with_file(bundle, name, content), built.entry(bundle.manifest.engines[0].parity)
+            for _ in range(2):
+                with TensorRtEngine(one, entry, cache=tmp_path) as engine:
+                    assert self_test(engine, one, 4, entry) < (1e-4 if precision == "f32" else 0.02)
+                    x = noise(11)
+                    alone = np.concatenate([engine.infer(x[i : i + 1]) for i in range(11)])
+                    np.testing.assert_allclose(engine.infer(x), alone, atol=1e-5 if precision == "f32" else 0.01)
 
 
 def test_a_real_engine_where_there_is_no_gpu(real: tuple[Bundle, Engine]) -> None:

@@ -1,10 +1,14 @@
-"""torch's back-end on the processor: all of it but pinned memory and the capture of CUDA graphs."""
+"""torch's back-end on the processor: all of it but pinned memory and the capture of CUDA graphs.
+
+Where there is a GPU, every test of the back-end runs on it too: pytest tests/agent/engines/test_torch_cuda.py
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,30 +39,39 @@ def entry(bundle: Bundle) -> Engine:
     return bundle.manifest.engines[1]
 
 
-def on_cpu(bundle: Bundle, entry: Engine) -> TorchCudaEngine:
-    return TorchCudaEngine(bundle, entry, device="cpu")
+Open = Callable[[Bundle, Engine], TorchCudaEngine]
+
+
+@pytest.fixture(params=["cpu", "cuda:0"])
+def opened(request: pytest.FixtureRequest) -> Open:
+    """Makes a back-end on the processor, and on the GPU where there is one."""
+    if request.param != "cpu" and not torch.cuda.is_available():
+        pytest.skip("this machine has no GPU")
+    return partial(TorchCudaEngine, device=request.param)
 
 
 def noise(shape: tuple[int, ...], scale: float, seed: int = 0) -> FloatArray:
     return np.random.default_rng(seed).normal(0, scale, shape).astype(np.float32)
 
 
-def test_it_passes_the_self_test_of_every_engine(bundle: Bundle, entry: Engine) -> None:
-    with on_cpu(bundle, entry) as engine:
+def test_it_passes_the_self_test_of_every_engine(bundle: Bundle, entry: Engine, opened: Open) -> None:
+    with opened(bundle, entry) as engine:
         assert engine.name == "torch-cuda-f32"
         assert self_test(engine, bundle, 4, entry) < 1e-5
 
 
 @pytest.mark.parametrize("precision", ["bf16", "f16"])
-def test_half_precision_is_near_and_not_the_same(bundle: Bundle, entry: Engine, precision: str) -> None:
-    with on_cpu(bundle, entry.model_copy(update={"precision": precision})) as engine:
+def test_half_precision_is_near_and_not_the_same(bundle: Bundle, entry: Engine, opened: Open, precision: str) -> None:
+    with opened(bundle, entry.model_copy(update={"precision": precision})) as engine:
         assert 1e-6 < self_test(engine, bundle, 4, entry.model_copy(update={"precision": precision})) < 0.02
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 11])
-def test_any_number_of_windows_in_order_whatever_is_left_in_the_buffers(bundle: Bundle, entry: Engine, n: int) -> None:
+def test_any_number_of_windows_in_order_whatever_is_left_in_the_buffers(
+    bundle: Bundle, entry: Engine, opened: Open, n: int
+) -> None:
     x = noise((n, 12, 2500), 60)
-    with on_cpu(bundle, entry) as engine:
+    with opened(bundle, entry) as engine:
         engine.infer(np.full((4, 12, 2500), np.nan, np.float32))  # left behind in every row
         found = engine.infer(x)
         alone = [engine.infer(x[i : i + 1])[0] for i in range(n)]
@@ -67,9 +80,11 @@ def test_any_number_of_windows_in_order_whatever_is_left_in_the_buffers(bundle: 
     assert np.isfinite(found).all()
 
 
-def test_no_buffer_is_made_after_entry_and_the_answers_are_the_caller_s_own(bundle: Bundle, entry: Engine) -> None:
+def test_no_buffer_is_made_after_entry_and_the_answers_are_the_caller_s_own(
+    bundle: Bundle, entry: Engine, opened: Open
+) -> None:
     x = noise((3, 12, 2500), 60)
-    with on_cpu(bundle, entry) as engine:
+    with opened(bundle, entry) as engine:
         before = engine.infer(x)
         kept = before.copy()
         pointers = [t.data_ptr() for t in (engine._input, engine._output, engine._into, engine._out_of)]
@@ -92,9 +107,9 @@ def test_filtering_on_the_device_is_the_filter(rate: float, changes: dict[str, o
     assert (found[1, 2] == 0).all()
 
 
-def test_raw_windows_of_any_rates_one_with_a_hole(bundle: Bundle, entry: Engine) -> None:
+def test_raw_windows_of_any_rates_one_with_a_hole(bundle: Bundle, entry: Engine, opened: Open) -> None:
     p = bundle.manifest.input.preprocessing
-    with on_cpu(bundle, entry) as engine:
+    with opened(bundle, entry) as engine:
         for i in range(MAX_RATES + 2):  # the last ones are filtered on the processor
             rate = 100.0 + 50 * i
             windows = noise((5, 12, round(10 * rate)), 0.5, seed=i)
@@ -151,7 +166,10 @@ def test_what_is_no_network_of_this_bundle(sourced: Path, tmp_path: Path, rewrit
         np.save(folder / "golden_probabilities.npy", np.full((5, labels), 0.5, np.float32))
         rewrite(folder, lambda d, labels=labels: d.update(labels=d["labels"][:labels]))
         changed = open_bundle(folder, UNSIGNED)
-        with pytest.raises(EngineError, match=reason), on_cpu(changed, changed.manifest.engines[1]):
+        with (
+            pytest.raises(EngineError, match=reason),
+            TorchCudaEngine(changed, changed.manifest.engines[1], device="cpu"),
+        ):
             pytest.fail("entered")
 
 
@@ -170,5 +188,5 @@ def test_without_a_library(
     bundle: Bundle, entry: Engine, missing: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(EngineError, match=reason), on_cpu(bundle, entry):
+    with pytest.raises(EngineError, match=reason), TorchCudaEngine(bundle, entry, device="cpu"):
         pytest.fail("entered")
