@@ -15,7 +15,8 @@ The source is always the network in f32. What each flavour makes of it:
 - **tensorrt-rtx** and **tensorrt**: one path through the API that both share. Networks are strongly typed there: the
   precision is the graph's own, so `halved` writes it. RTX compiles ahead of time, without a GPU, for the compute
   capabilities that are named; TensorRT for the GPU of this machine, whose kernels it times. Neither is made
-  version-compatible or hardware-compatible: both cost speed, and an engine that does not fit is compiled again.
+  version-compatible or hardware-compatible, as both cost speed and an engine that does not fit is compiled again; and
+  no timing cache is kept, as it would help only who compiles the same network for the same GPU twice.
 - **torch-cuda**: torch runs the ONNX file itself, so there is nothing to compile.
 """
 

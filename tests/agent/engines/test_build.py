@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import openvino
 import pytest
 import torch
 
+from agent.core.derived import Machine
 from agent.core.ecg import FloatArray
 from agent.core.manifest import Parity
 from agent.engines.backend import EngineError, EngineSettings, open_backend
@@ -25,6 +27,7 @@ from training.models.ssl import DeepECGSSL, SSLConfig
 
 Rewrite = Callable[..., None]
 SAMPLES = 640
+L4 = Machine(cpu="x", cpu_features=(), gpu="NVIDIA L4", compute_capability="8.9", libraries={})
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +229,20 @@ def test_rtx_engines_are_compiled_without_a_gpu(request: pytest.FixtureRequest, 
     assert built.batches == BUCKETS
     assert ("Building engine", 1.0) in told
     assert all(0.0 <= share <= 1.0 for _, share in told)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_tensorrt_takes_the_same_path(small: SourceFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full library cannot be installed here; RTX's has the same interface, so it stands in for it by name."""
+    monkeypatch.setitem(sys.modules, "tensorrt", importlib.import_module("tensorrt_rtx"))
+    monkeypatch.setattr("agent.engines.build.this_machine", lambda: L4)
+    built = build(small, "tensorrt", "f16", (1, 4), capabilities=("no matter",))
+    assert list(built.files) == ["model-tensorrt-f16.engine"]
+    assert built.target.model_dump(exclude_defaults=True) == {
+        "kind": "gpu",
+        "compute_capability": "8.9",
+        "gpu": "NVIDIA L4",
+    }
 
 
 @pytest.mark.usefixtures("rtx")
