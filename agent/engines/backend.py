@@ -258,6 +258,10 @@ def open_backend(
     )
 
 
+BUCKETS = (1, 2, 4, 8, 16, 32)
+"""Batch sizes that an engine on a GPU has, unless others were asked for."""
+
+
 def in_buckets(n: int, buckets: Sequence[int]) -> Iterator[tuple[slice, int]]:
     """Which of ``n`` windows are computed together, and in a bucket of which size: padded up to the next one.
 

@@ -1,7 +1,7 @@
 """torch on the GPU with CUDA graphs: for data-centre GPUs and wherever TensorRT is not.
 
 What is run is the bundle's ONNX file, the very graph that TensorRT engines are compiled from, in the precision that
-`agent.engines.build.halved` writes into it. Not a ``.pt2`` or TorchScript file: those hold pickles or tie the agent to
+`agent.engines.halving` writes into it. Not a ``.pt2`` or TorchScript file: those hold pickles or tie the agent to
 one version of torch, and would be a third copy of the weights in the bundle; the two dozen operations of our networks
 are each one call of torch. It also means that a GPU's graph can be held against fp32 torch on a machine without one.
 
@@ -26,9 +26,9 @@ import numpy as np
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.filters import Steps, prepare, steps
 from agent.core.manifest import Engine
-from agent.engines.backend import EngineError, in_buckets
-from agent.engines.build import BUCKETS, halved, onnx_library, read_onnx
+from agent.engines.backend import BUCKETS, EngineError, in_buckets
 from agent.engines.bundle import Bundle
+from agent.engines.halving import halved, onnx_library, read_onnx
 
 Tensor: TypeAlias = Any
 Torch: TypeAlias = Any

@@ -18,8 +18,8 @@ import torch
 from agent.core.derived import Machine
 from agent.core.ecg import FloatArray
 from agent.core.manifest import Parity
-from agent.engines.backend import EngineError, EngineSettings, open_backend
-from agent.engines.build import BUCKETS, SourceFiles, build, halved, ir_of, onnx_library, read_source
+from agent.engines.backend import BUCKETS, EngineError, EngineSettings, open_backend
+from agent.engines.build import SourceFiles, build, ir_of, read_source
 from agent.engines.bundle import UNSIGNED, BundleError, open_bundle
 from agent.engines.openvino import GROUP
 from training.inference import export, onnx_from, openvino_from
@@ -165,43 +165,6 @@ def test_a_weight_row_of_zeros_stays_zero() -> None:
     np.testing.assert_array_equal(q[0], 0)
     np.testing.assert_allclose(q * scale, weight, atol=0.5 / 127)
     assert (q.min(), q.max()) == (-127, 127)
-
-
-# ---- half precision ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("precision", ["f16", "bf16"])
-@pytest.mark.parametrize("activation", ["sigmoid", "none"])
-def test_halved_files_are_valid_onnx_with_f32_at_both_ends(ssl: DeepECGSSL, precision: str, activation: str) -> None:
-    onnx = onnx_library()
-    content = onnx_from(export(ssl, SAMPLES, activation))  # type: ignore[arg-type]
-    half = halved(content, precision)  # type: ignore[arg-type]
-    assert len(half) < 0.55 * len(content)
-    model = onnx.load_from_string(half)
-    onnx.checker.check_model(model, full_check=True)
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    kinds = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
-    kind = {"f16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
-    for node in model.graph.node:
-        if node.op_type in {"Conv", "MatMul", "Gemm", "Attention", "Gelu", "LayerNormalization"}:
-            assert kinds.get(node.output[0], kind) == kind, node.op_type
-        if node.op_type == "Sigmoid":
-            assert kinds[node.input[0]] == onnx.TensorProto.FLOAT
-    (x,), (y,) = model.graph.input, model.graph.output
-    assert {v.type.tensor_type.elem_type for v in (x, y)} == {onnx.TensorProto.FLOAT}
-
-
-def test_f16_cannot_hold_every_weight(source: SourceFiles) -> None:
-    onnx = onnx_library()
-    assert source.onnx is not None
-    model = onnx.load_from_string(source.onnx)
-    tensor = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2)
-    values = onnx.numpy_helper.to_array(tensor).copy()
-    values[0, 0] = 1e5
-    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    with pytest.raises(EngineError, match="beyond what f16 can hold; compile bf16 or f32"):
-        halved(model.SerializeToString(), "f16")
-    assert halved(model.SerializeToString(), "bf16")
 
 
 # ---- TensorRT for RTX: real engines ------------------------------------------------------------------------------

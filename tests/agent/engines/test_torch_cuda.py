@@ -19,8 +19,8 @@ from agent.core.ecg import FloatArray
 from agent.core.filters import Preprocessing, prepare, steps
 from agent.core.manifest import Engine
 from agent.engines.backend import EngineError, self_test
-from agent.engines.build import halved
 from agent.engines.bundle import UNSIGNED, Bundle, open_bundle
+from agent.engines.halving import halved
 from agent.engines.torch_cuda import MAX_RATES, TorchCudaEngine, network_from_onnx, prepare_on
 from training.inference import export, onnx_from
 from training.models.ssl import DeepECGSSL
