@@ -572,11 +572,10 @@ def has_gpu() -> bool:
     return int(status) == 0 and count > 0
 
 
+@pytest.mark.gpu
 def test_a_real_engine_on_a_real_gpu(sourced: Path, tmp_path: Path) -> None:
-    """Where a GPU is: compiled for it, held against the golden windows, twice, so that the kernels are found again."""
-    cuda_library()
-    if not has_gpu():
-        pytest.skip("this machine has no GPU")
+    """Compiled for it, held against the golden windows, twice, so that the kernels are found again."""
+    assert has_gpu()
     bundle = open_bundle(sourced, UNSIGNED)
     for flavour in ("tensorrt-rtx", "tensorrt"):
         if find_spec(flavour.replace("-", "_")) is None:

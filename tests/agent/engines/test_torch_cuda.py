@@ -42,11 +42,9 @@ def entry(bundle: Bundle) -> Engine:
 Open = Callable[[Bundle, Engine], TorchCudaEngine]
 
 
-@pytest.fixture(params=["cpu", "cuda:0"])
+@pytest.fixture(params=["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
 def opened(request: pytest.FixtureRequest) -> Open:
-    """Makes a back-end on the processor, and on the GPU where there is one."""
-    if request.param != "cpu" and not torch.cuda.is_available():
-        pytest.skip("this machine has no GPU")
+    """Makes a back-end on the processor, and with ``-m gpu`` on the GPU."""
     return partial(TorchCudaEngine, device=request.param)
 
 
