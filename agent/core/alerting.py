@@ -36,7 +36,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TypeGuard
@@ -217,7 +217,8 @@ class Alerting:
     def take_suppressed(self) -> dict[str, int]:
         """Findings not alerted since the last call, by reason: for the metrics.
 
-        ``label`` and ``paced`` (settings; once per finding), ``other_device`` (the bed has that alert already; once),
+        ``label`` and ``paced`` (settings; once per finding), ``other_device`` and ``other_model`` (the bed has that
+        alert already; once),
         ``generation`` (prediction of an earlier encounter), ``model`` (of another bundle), ``leads`` (a required lead
         missing), ``repeated`` (the same window again), ``too_many_beds`` (a monitor's own alarm that was not kept).
         """
@@ -226,11 +227,14 @@ class Alerting:
 
     # What comes in
 
-    def on_prediction(self, p: Prediction, wall: float, generation: int | None = None) -> tuple[Alert, ...]:
+    def on_prediction(
+        self, p: Prediction, wall: float, generation: int | None = None, elsewhere: Collection[str] = ()
+    ) -> tuple[Alert, ...]:
         """Count one window, open and close.
 
         ``generation`` is the bed's present one (``Windower.generation``); a prediction of another one was made of an
-        earlier encounter and is discarded. None: the caller has made sure.
+        earlier encounter and is discarded. None: the caller has made sure. ``elsewhere`` are the labels of the bed's
+        alerts that other models have opened: none of them opens here as long as it is open there.
         """
         window = p.window
         if p.model != self.model:
@@ -265,7 +269,7 @@ class Alerting:
             out.append(self._end(bed, technical, "recovered", wall))
         for index, name, rule, never, not_paced in self._rules:
             reason = "label" if never else "paced" if not_paced and window.paced else ""
-            out += self._judge(bed, device, p, name, float(p.probabilities[index]), rule, reason, wall)
+            out += self._judge(bed, device, p, name, float(p.probabilities[index]), rule, reason, elsewhere, wall)
         return tuple(out)
 
     def on_gap(self, gap: Gap, wall: float) -> tuple[Alert, ...]:
@@ -387,6 +391,7 @@ class Alerting:
         probability: float,
         rule: AlertRule,
         reason: str,
+        elsewhere: Collection[str],
         wall: float,
     ) -> Iterator[Alert]:
         """One label of one window. NaN is neither above nor below; a suppressed label counts as recovered."""
@@ -407,9 +412,9 @@ class Alerting:
             )
             if below >= rule.close_after:
                 yield self._end(bed, name, "recovered", wall)
-        elif above == rule.open_after and (reason or alert is not None):
-            self._suppress(reason or "other_device")
-        elif above >= rule.open_after and alert is None and not reason:
+        elif above == rule.open_after and (reason or alert is not None or name in elsewhere):
+            self._suppress(reason or ("other_device" if alert is not None else "other_model"))
+        elif above >= rule.open_after and alert is None and name not in elsewhere and not reason:
             yield self._start(bed, p, name, probability, rule, wall)
 
     def _start(self, bed: _Bed, p: Prediction, name: str, probability: float, rule: AlertRule, wall: float) -> Alert:
