@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 from agent.core.alerting import AlertingSettings
 from agent.core.windowing import WindowingSettings
 from agent.engines.backend import EngineSettings
+from agent.engines.serving.settings import ModelSettings, ServingSettings
 from agent.sinks.hl7 import Hl7SinkSettings
 from agent.sinks.mqtt import MqttSinkSettings
 from agent.sinks.outbox import OutboxSettings
@@ -78,6 +79,11 @@ class Config(_Settings):
     """How a bed's samples become windows."""
     engine: EngineSettings = Field(default_factory=EngineSettings)
     """How windows are batched and run through the network."""
+    serving: ServingSettings = Field(default_factory=ServingSettings)
+    """How long windows may wait for it."""
+    models: tuple[ModelSettings, ...] = ()
+    """Further models beside that of [engine], each a table of its own. What they say is shown on the page and in
+    /api/state, and goes nowhere else; alerts come from the first model, and from those that are told to alert."""
     alerts: AlertingSettings = Field(default_factory=AlertingSettings)
     """How predictions become alerts. Thresholds and persistence come with the bundle."""
     outbox: OutboxSettings = Field(default_factory=OutboxSettings)
@@ -132,7 +138,11 @@ def _tables(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
         comment = [f"# {line}" for line in textwrap.wrap(field.description or "", 116)]
         sub = _submodel(field.annotation)
         default = field.get_default(call_default_factory=True)  # type: ignore[call-overload,unused-ignore]
-        if sub is not None:
+        if not path and (item := _item(field.annotation)) is not None:  # any number of tables: one to be uncommented
+            _, *lines = _tables(item, (*path, name))
+            lines = [f"[[{name}]]", *lines]
+            tables += ["", *comment, *(line if line.startswith("#") else f"# {line}" for line in lines)]
+        elif sub is not None:
             lines = _tables(sub, (*path, name))
             if default is None and len(path) > 1:  # optional (TLS): there to be uncommented
                 lines = [line if line.startswith("#") or not line else f"# {line}" for line in lines]
@@ -152,6 +162,11 @@ def _submodel(annotation: Any) -> type[BaseModel] | None:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
+
+
+def _item(annotation: Any) -> type[BaseModel] | None:
+    """The settings model behind ``tuple[X, ...]``."""
+    return _submodel(get_args(annotation)[0]) if get_origin(annotation) is tuple else None
 
 
 def _toml(value: Any) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -20,51 +19,33 @@ import structlog
 
 from agent import __version__
 from agent.config import Config
-from agent.core.alerting import Alerting
 from agent.core.ecg import Event
-from agent.core.windowing import Windower
-from agent.engines.backend import EngineError, open_backend
-from agent.engines.batcher import Batcher
-from agent.engines.bundle import Bundle
-from agent.engines.store import Store
-from agent.line import Line
+from agent.engines.serving.settings import ServingSettings
 from agent.metrics import Metrics, totals
+from agent.parts import StartError, open_parts
 from agent.sinks.hl7 import Hl7Sink
 from agent.sinks.mqtt import MqttSink
-from agent.sinks.outbox import Outbox, OutboxError
+from agent.sinks.outbox import Outbox
 from agent.sources.hl7 import HL7Source
 from agent.sources.mqtt import MqttSource
 from agent.sources.replay import ReplaySource
+from agent.station.health import Health
 from agent.station.server import Station, StationInfo
 from agent.systemd_notify import SystemdNotifier
 from agent.watch import watch
+
+__all__ = ["StartError", "replay", "run", "run_until_signal"]
 
 log = structlog.get_logger()
 
 _QUEUE = 512
 """Events between the sources and the line: a second of a large ward. Full, it holds the senders back."""
+_PATIENCE = ServingSettings(answer_within=1e6, expire_after=1e6)
+"""A recording waits for every answer."""
 _LAST_WORDS = 5.0
 """Seconds that a planned stop waits for receivers to take the last messages."""
 
 _Listener = TypeVar("_Listener", Station, HL7Source)
-
-
-class StartError(Exception):
-    """The agent cannot start; one sentence with the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What the line is made of, once started; the daemon and the replay join it each in its own way."""
-
-    bundle: Bundle
-    outbox: Outbox
-    alerting: Alerting
-    batcher: Batcher
-    windower: Windower
-
-    def line(self, metrics: Metrics, station: Station | None) -> Line:
-        return Line(self.windower, self.alerting, self.batcher, self.outbox, metrics, station)
 
 
 async def run_until_signal(config: Config) -> None:
@@ -88,11 +69,13 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
     async with AsyncExitStack() as stack:
         systemd = stack.enter_context(SystemdNotifier())
-        parts = await stack.enter_async_context(_parts(config, metrics, names, config.agent.state_dir))
-        manifest = parts.bundle.manifest
-        Store(config.agent.state_dir, config.engine).served(parts.bundle)
-        info = StationInfo(manifest, __version__, parts.batcher.engine)
+        state = config.agent.state_dir
+        parts = await stack.enter_async_context(open_parts(config, metrics, names, state, remember=True))
+        manifest = parts.manifest
+        info = StationInfo(manifest, __version__, parts.batcher.engine, parts.further)
         station = await _enter(stack, Station(config.station, metrics, info), "station")
+        for name, reason in parts.missing.items():
+            station.check(f"models.{name}", Health.DEGRADED, reason)
         for alert in parts.alerting.open_alerts():  # from before a restart
             station.alert(alert)
         line = parts.line(metrics, station)
@@ -129,9 +112,13 @@ async def replay(config: Config, path: Path, speed: float) -> dict[str, object]:
     """Run recorded ECG through the same line; no sinks, no page, an outbox of its own that goes with it."""
     metrics = Metrics()
     # A recording can wait for the engine, so a bed's queue need not be short; `drain` keeps it so.
-    config = config.model_copy(update={"engine": config.engine.model_copy(update={"queue_per_bed": 64})})
+    engine = config.engine.model_copy(update={"queue_per_bed": 64})
+    config = config.model_copy(update={"engine": engine, "serving": _PATIENCE})
     with TemporaryDirectory(prefix="deepecg-replay-") as folder:
-        async with _parts(config, metrics, (), Path(folder)) as parts, asyncio.TaskGroup() as group:
+        async with (
+            open_parts(config, metrics, (), Path(folder), remember=False) as parts,
+            asyncio.TaskGroup() as group,
+        ):
             source = ReplaySource(path, metrics, speed=speed)
             line = parts.line(metrics, None)
             queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
@@ -152,36 +139,15 @@ async def replay(config: Config, path: Path, speed: float) -> dict[str, object]:
             seconds = time.monotonic() - began
     windows = sum(totals(metrics.windows).values())
     return {
-        "model": parts.bundle.manifest.model_id,
+        "model": parts.manifest.model_id,
         "seconds": round(seconds, 2),
         "windows": windows,
         "windows_per_second": round(windows / seconds, 1),
+        "windows_answered": totals(metrics.model_windows),
         "windows_dropped": totals(metrics.windows_dropped),
         "gaps": totals(metrics.gaps),
         "alerts": totals(metrics.alerts),
     }
-
-
-@asynccontextmanager
-async def _parts(config: Config, metrics: Metrics, sinks: tuple[str, ...], state: Path) -> AsyncIterator[_Parts]:
-    """Outbox, alerting with what was open before a restart, and the engine, self-tested."""
-    bundle = Store(config.agent.state_dir, config.engine).open()
-    seconds = bundle.manifest.input.preprocessing.seconds
-    if config.windows.seconds != seconds:
-        raise StartError(
-            f"windows.seconds is {config.windows.seconds} but the bundle needs {seconds:g}; set it to that"
-        )
-    kept = config.outbox
-    outbox = Outbox(state / kept.path, sinks, keep_days=kept.keep_days, max_bytes=kept.max_bytes, backlog=kept.backlog)
-    batcher = Batcher(lambda: open_backend(bundle, config.engine), bundle.manifest, config.engine, metrics)
-    async with AsyncExitStack() as stack:
-        try:
-            await stack.enter_async_context(outbox)
-            alerting = Alerting(bundle.manifest, config.alerts, await outbox.open_alerts())
-            await stack.enter_async_context(batcher)
-        except (OutboxError, EngineError, ValueError) as error:
-            raise StartError(str(error)) from error
-        yield _Parts(bundle, outbox, alerting, batcher, Windower(config.windows, time.time() - time.monotonic()))
 
 
 async def _enter(stack: AsyncExitStack, listener: _Listener, table: str) -> _Listener:

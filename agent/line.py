@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from agent.core.alerting import Alerting
+from agent.core.alerting_models import ModelsAlerting
 from agent.core.ecg import Alert, EncounterChange, EncounterEvent, Event, Gap, Phase, Samples, SourceAlarm, Window
 from agent.core.windowing import Windower
-from agent.engines.batcher import Batcher
+from agent.engines.serving.batcher import Batcher
 from agent.metrics import Metrics
 from agent.sinks.outbox import Outbox, OutboxError
 from agent.station.server import Station
@@ -32,7 +32,7 @@ class Line:
     """Samples to alerts. ``station`` is None where nobody looks (replay)."""
 
     windower: Windower
-    alerting: Alerting
+    alerting: ModelsAlerting
     batcher: Batcher
     outbox: Outbox
     metrics: Metrics
@@ -83,8 +83,12 @@ class Line:
         alerts = self.alerting.on_tick(now, wall)
         for bed in self.windower.forget(now):
             log.info("bed_forgotten", bed=bed)
+            self.batcher.forget(bed)
             if self.station is not None:
                 self.station.forget(bed)
+        for bed, model in self.station.take_requests() if self.station is not None else ():
+            log.info("model_requested", bed=bed, model=model)
+            self.batcher.request(bed, model)
         for sink, message_id in self.outbox.take_delivered():
             if self.station is not None:
                 self.station.delivered(sink, message_id)

@@ -44,6 +44,7 @@ def totals(counter: Counter) -> dict[str, int]:
     return found
 
 
+_STAGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -76,6 +77,40 @@ class Metrics:
         )
         self.inference = Histogram(
             "deepecg_inference_seconds", "Filter and infer one batch", registry=r, buckets=_LATENCY
+        )
+        # By model: the first one's are what those above say of it, and what only models have.
+        model = ["model"]
+        self.model_windows = Counter("deepecg_model_windows", "Windows answered, by model", model, registry=r)
+        self.model_late = Counter(
+            "deepecg_model_windows_late", "Of them, those later than the model's answer_within", model, registry=r
+        )
+        self.model_dropped = Counter(
+            "deepecg_model_windows_dropped", "Windows without an answer, by model", ["model", "reason"], registry=r
+        )
+        self.stages = Histogram(
+            "deepecg_stage_seconds",
+            "Of a window: queue (until its batch began), total (last sample to answer); of a batch: filter, inference",
+            ["model", "stage"],
+            registry=r,
+            buckets=_STAGES,
+        )
+        self.model_engine = Gauge(
+            "deepecg_model_engine", "1 for the engine that serves a model", ["model", "engine"], registry=r
+        )
+        self.engine_fallbacks = Gauge(
+            "deepecg_engine_fallbacks",
+            "Engines before the one that serves that do not fit this machine",
+            model,
+            registry=r,
+        )
+        self.swaps = Counter(
+            "deepecg_engine_swaps", "Engines exchanged while serving", ["model", "outcome"], registry=r
+        )
+        self.shadow_windows = Counter(
+            "deepecg_shadow_windows", "Windows computed by an engine on trial too", model, registry=r
+        )
+        self.shadow_dropped = Counter(
+            "deepecg_shadow_windows_dropped", "Windows not compared", ["model", "reason"], registry=r
         )
         to_prediction = "Last sample of a window (its arrival) to its prediction"
         to_alert = "Last sample of a window (its arrival) to its committed alert"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import structlog
 
@@ -41,6 +42,10 @@ async def watch(
             progress, seen = line.batcher.progress, now
         alive = now - seen < _STALLED
         station.check("engine", Health.OK if alive else Health.UNHEALTHY, "The engine makes no progress.", _STALLED)
+        states = line.batcher.states()
+        station.engines([asdict(state) for state in states])
+        for state in states[1:]:  # what is wrong with the first ends the process
+            station.check(f"models.{state.model}", Health.DEGRADED if state.problem else Health.OK, state.problem)
         problem = line.outbox.problem
         station.check("outbox", Health.UNHEALTHY if problem else Health.OK, problem or "")
         subscribed = all(event.is_set() for event in subscriptions)

@@ -66,6 +66,10 @@ class _Bed:
     epoch: int = 0
     paced: bool | None = None
     prediction: Prediction | None = None
+    further: dict[str, Prediction] = field(default_factory=dict)
+    """By name of a further model: its newest."""
+    requested: dict[str, float] = field(default_factory=dict)
+    """By name of a further model: when somebody asked for another look, until its answer comes."""
     rate: float | None = None
     rate_at: float = 0.0
     gap: Gap | None = None
@@ -80,7 +84,8 @@ class Board:
     """State of all tiles. One thread; ``now`` is monotonic seconds throughout.
 
     Args:
-        manifest: of the model whose predictions come: names, severities, evidence and thresholds of its labels.
+        manifest: of the first model: names, severities, evidence and thresholds of its labels.
+        further: the same of further models.
         lead: shown on the strip where the bed has it.
         seconds: length of the strip's memory.
         findings: how many findings a tile names.
@@ -92,14 +97,15 @@ class Board:
         self,
         manifest: Manifest,
         *,
+        further: tuple[Manifest, ...] = (),
         lead: Lead,
         seconds: float,
         findings: int,
         show_patients: bool,
         synthetic: frozenset[str],
     ) -> None:
-        self._labels = manifest.labels
-        self._shown = np.array([entry.evidence is not None for entry in manifest.labels], dtype=np.bool_)
+        self._model = manifest
+        self._further = {model.model_id: model for model in further}
         self._preference = (lead, *(other for other in _PREFERENCE if other is not lead))
         self._seconds = seconds
         self._findings = findings
@@ -149,10 +155,24 @@ class Board:
             self._changed(bed)
 
     def prediction(self, prediction: Prediction) -> None:
-        """Keep the newest prediction."""
+        """Keep the newest prediction of each model."""
         bed = self._beds.get(prediction.window.bed) or self._new(prediction.window.bed)
-        bed.prediction = prediction
+        if (model := self._further.get(prediction.model)) is not None:
+            bed.further[model.name] = prediction
+            if bed.requested.get(model.name, np.inf) < prediction.window.received:
+                del bed.requested[model.name]
+        else:
+            bed.prediction = prediction
         self._changed(bed)
+
+    def request(self, name: str, model: str, now: float) -> bool:
+        """Somebody wants a further model to look at the bed again; False: there is no such bed or further model."""
+        bed = self._beds.get(name)
+        if bed is None or model not in {known.name for known in self._further.values()}:
+            return False
+        bed.requested[model] = now
+        self._changed(bed)
+        return True
 
     def alert(self, alert: Alert) -> None:
         """Open, renew or close an alert."""
@@ -309,6 +329,8 @@ class Board:
     def _wipe(self, bed: _Bed) -> None:
         """Forget the patient. Open alerts stay until the alert line closes them, which it does for the same event."""
         bed.prediction = bed.gap = bed.encounter = None
+        bed.further.clear()
+        bed.requested.clear()
         self._restart(bed)
         self._changed(bed)
 
@@ -326,8 +348,9 @@ class Board:
             "provenance": None
             if window is None
             else {lead.value: p.value for lead, p in zip(LEADS, window.provenance, strict=True)},
-            "findings": [] if bed.prediction is None else self._top(bed.prediction),
+            "findings": self._top(self._model, bed.prediction),
             "findings_age": None if window is None else round(max(0.0, now - window.received), 1),
+            "models": [self._opinion(model, bed, now) for model in self._further.values()],
             "gap": None
             if bed.gap is None
             else {"reason": bed.gap.reason.value, "age": round(max(0.0, now - bed.gap_at), 1)},
@@ -340,12 +363,23 @@ class Board:
             return None
         return ", ".join(part for part in (encounter.family_name, encounter.given_name) if part) or None
 
-    def _top(self, prediction: Prediction) -> list[dict[str, object]]:
+    def _opinion(self, model: Manifest, bed: _Bed, now: float) -> dict[str, object]:
+        """What a further model has said, how long ago, and whether it is asked to look again."""
+        prediction = bed.further.get(model.name)
+        return {
+            "model": model.name,
+            "findings": self._top(model, prediction),
+            "time": None if prediction is None else prediction.window.end,
+            "age": None if prediction is None else round(max(0.0, now - prediction.window.received), 1),
+            "requested": model.name in bed.requested,
+        }
+
+    def _top(self, model: Manifest, prediction: Prediction | None) -> list[dict[str, object]]:
         """The most probable labels among those that have evidence."""
-        p = prediction.probabilities
-        if p.shape != self._shown.shape:
+        if prediction is None or prediction.probabilities.shape != (len(model.labels),):
             return []  # of another model than the manifest's: between two bundles
-        order = [int(i) for i in np.argsort(-p) if self._shown[i]][: self._findings]
+        p = prediction.probabilities
+        order = [int(i) for i in np.argsort(-p) if model.labels[i].evidence is not None][: self._findings]
         return [
             {
                 "label": entry.name,
@@ -355,7 +389,7 @@ class Board:
                 "severity": entry.severity,
             }
             for i in order
-            for entry in (self._labels[i],)
+            for entry in (model.labels[i],)
         ]
 
 

@@ -15,7 +15,7 @@ import contextlib
 import ipaddress
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from types import TracebackType
@@ -36,6 +36,7 @@ _TICK = 0.1  # s between two frames: the page draws smoothly from its own buffer
 _BEAT = 1.0  # s between two signs of life
 _SEND_LIMIT = 5.0  # s that one viewer may take for one message before it is let go
 _MAX_INBOUND = 1024  # bytes; viewers have nothing to say
+_ASKED = "X-DeepECG-Request"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _STATIC = {
     "/": ("index.html", "text/html"),
@@ -106,6 +107,8 @@ class StationInfo:
     """The agent's."""
     engine: str = ""
     """Back-end and precision, as ``openvino-f32``."""
+    further: tuple[Manifest, ...] = ()
+    """Of further models, whose findings are shown beside the first one's."""
 
 
 class Station:
@@ -123,6 +126,7 @@ class Station:
         self._info = info
         self._board = Board(
             info.manifest,
+            further=info.further,
             lead=settings.lead,
             seconds=settings.strip_seconds,
             findings=settings.findings,
@@ -130,6 +134,8 @@ class Station:
             synthetic=frozenset(settings.synthetic_beds),
         )
         self._checks = Checks()
+        self._engines: Sequence[Mapping[str, str]] = ()
+        self._requests: dict[tuple[str, str], None] = {}
         self._viewers: set[web.WebSocketResponse] = set()
         self._watched = asyncio.Event()
         self._hosts = _LOOPBACK_NAMES | {settings.host.lower(), *(host.lower() for host in settings.allowed_hosts)}
@@ -146,6 +152,7 @@ class Station:
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/api/state", self._api_state)
+        app.router.add_post("/api/beds/{bed:.+}/request/{model}", self._api_request)
         for path in self._static:
             app.router.add_get(path, self._file)
         async with contextlib.AsyncExitStack() as stack:
@@ -195,6 +202,15 @@ class Station:
     def forget(self, bed: str) -> None:
         """The line has forgotten the bed."""
         self._board.forget(bed)
+
+    def engines(self, states: Sequence[Mapping[str, str]]) -> None:
+        """What serves each model, the first one first: its ``model``, ``engine``, ``note``, ``problem``, ``shadow``."""
+        self._engines = states
+
+    def take_requests(self) -> list[tuple[str, str]]:
+        """Beds and the further models that somebody wants to look at them again, since the last call."""
+        taken, self._requests = list(self._requests), {}
+        return taken
 
     def check(self, name: str, health: Health, reason: str = "", valid_for: float | None = None) -> None:
         """A part of the line says how it is. With ``valid_for``, silence for so many seconds is unhealthy."""
@@ -258,6 +274,16 @@ class Station:
         }
         beds = self._board.tiles(-1, time.monotonic())
         return web.json_response({**self._hello(), **self._beat(), "latency": latency, "beds": beds})
+
+    async def _api_request(self, request: web.Request) -> web.Response:
+        """A further model shall look at a bed's next window."""
+        if _ASKED not in request.headers:  # no form and no link of another site can send it
+            raise web.HTTPForbidden(text=f"Send the header {_ASKED}: 1 to say that this request is meant.\n")
+        bed, model = request.match_info["bed"], request.match_info["model"]
+        if not self._board.request(bed, model, time.monotonic()):
+            raise web.HTTPNotFound(text="There is no such bed, or no further model of that name; see /api/state.\n")
+        self._requests[bed, model] = None
+        return web.json_response({"bed": bed, "model": model, "state": "waits for the next window"}, status=202)
 
     # The websocket.
 
@@ -339,7 +365,7 @@ class Station:
             "title": self._settings.title,
             "version": self._info.version,
             "model": manifest.model_id,
-            "engine": self._info.engine,
+            "engine": self._engines[0]["engine"] if self._engines else self._info.engine,
             "statement": manifest.statement,
             "alerting": [label_text(entry.name) for entry in manifest.labels if entry.rule is not None],
             "stale_after": self._settings.stale_after,
@@ -348,7 +374,8 @@ class Station:
     def _beat(self) -> dict[str, object]:
         health, reasons = self.health()
         ages = self._board.ages(time.monotonic())
-        return {"health": health.value, "reasons": reasons, "time": time.time(), "ages": ages}
+        engines = [dict(state) for state in self._engines]
+        return {"health": health.value, "reasons": reasons, "time": time.time(), "ages": ages, "engines": engines}
 
 
 async def _send(ws: web.WebSocketResponse, message: dict[str, object] | bytes) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from agent.config import Config, ConfigError, _submodel, load, reference
+from agent.config import Config, ConfigError, _item, _submodel, load, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = "[sources.hl7]\nport = 2575\n"
@@ -27,7 +27,7 @@ def write(folder: Path, text: str) -> Path:
 def settings(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, str | None]]:
     for name, field in model.model_fields.items():
         yield f"{path}{name}", field.description
-        if (sub := _submodel(field.annotation)) is not None:
+        if (sub := _submodel(field.annotation) or _item(field.annotation)) is not None:
             yield from settings(sub, f"{path}{name}.")
 
 
@@ -65,6 +65,10 @@ def test_a_configuration_is_frozen(tmp_path: Path) -> None:
         (MINIMAL + "[windows]\nzzz = 5\n", ["line 4", "windows.zzz", "known keys here: seconds, stride"]),
         (MINIMAL + "[station]\nport = 99999\n", ["line 4", "station.port", "65535", "99999"]),
         (MINIMAL + "[agent]\nlog_level = 'loud'\n", ["line 4", "agent.log_level", "'debug', 'info'", "'loud'"]),
+        (MINIMAL + "[[models]]\nbundle = 'x'\nevrey = 5\n", ["line 5", "models.0.evrey", "did you mean 'every'"]),
+        (MINIMAL + "[[models]]\nbundle = 'x'\n", ["models.0", "set every or once"]),
+        (MINIMAL + "[[models]]\nonce = true\n", ["models.0.bundle is missing"]),
+        (MINIMAL + "[serving]\nexpire_after = 1\n", ["serving", "expire_after must not be below answer_within"]),
         (MINIMAL + "[sinks.hl7]\nhost = 'a'\n", ["line 3", "sinks.hl7.port is missing"]),
         (MINIMAL + "[[sources.hl7.grants]]\nbeds = ['a/b/*']\n", ["sources.hl7.grants.0", "names no sender"]),
         (MINIMAL + "[station]\nhost = '0.0.0.0'\n", ["station", "allow_remote"]),
@@ -99,4 +103,16 @@ def test_the_command_says_the_same(tmp_path: Path, text: str, status: int) -> No
 
 def test_the_reference_is_toml_with_every_table() -> None:
     tables = tomllib.loads(reference())
-    assert set(tables) == set(Config.model_fields)
+    assert set(tables) == set(Config.model_fields) - {"models"}, "any number of those: they are to be uncommented"
+
+
+def test_further_models_are_tables_of_their_own(tmp_path: Path) -> None:
+    assert load(write(tmp_path, MINIMAL)).models == ()
+    lines = reference().splitlines()
+    first = lines.index("# [[models]]")
+    shown = [line.removeprefix("# ") for line in lines[first : lines.index("", first)]]
+    table = [line for line in shown if line.startswith("[[") or (" = " in line and "`" not in line)]
+    text = "\n".join(table).replace("once = false", "once = true")
+    config = load(write(tmp_path, f'{MINIMAL}{text}\nbundle = "lvef"\n[[models]]\nbundle = "ssl"\nevery = 60\n'))
+    assert [(str(m.bundle), m.every, m.once) for m in config.models] == [("lvef", None, True), ("ssl", 60.0, False)]
+    assert config.models[0].answer_within == 30.0

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from agent.core.alerting import Alerting, AlertingSettings
+from agent.core.alerting import AlertingSettings
+from agent.core.alerting_models import ModelsAlerting
 from agent.core.ecg import (
     LEADS,
     Alert,
@@ -30,11 +33,14 @@ from agent.core.mqtt_block import code_of_lead
 from agent.core.synthetic import Rhythm, synthesize
 from agent.core.windowing import Windower, WindowingSettings
 from agent.engines.backend import EngineSettings, open_backend
-from agent.engines.batcher import Batcher
 from agent.engines.bundle import Bundle, default_bundle, open_bundle
+from agent.engines.serving.batcher import Batcher
+from agent.engines.serving.model import Model
+from agent.engines.serving.settings import ServingSettings
 from agent.line import Line
 from agent.metrics import Metrics, totals
 from agent.sinks.outbox import Outbox
+from agent.station.server import Station, StationInfo, StationSettings
 
 RATE = 250
 START = 1_700_000_001.0  # on the grid of the bed a/b/1
@@ -54,13 +60,17 @@ def fibrillation() -> FloatArray:
 
 
 @asynccontextmanager
-async def line_of(bundle: Bundle, folder: Path) -> AsyncIterator[tuple[Line, asyncio.Task[None]]]:
+async def line_of(
+    bundle: Bundle, folder: Path, page: Callable[[Bundle, Metrics], Station] | None = None
+) -> AsyncIterator[tuple[Line, asyncio.Task[None]]]:
     metrics = Metrics()
     settings = EngineSettings(queue_per_bed=64)
-    batcher = Batcher(lambda: open_backend(bundle, settings), bundle.manifest, settings, metrics)
+    batcher = Batcher(
+        [Model(bundle.manifest, partial(open_backend, bundle, settings))], settings, ServingSettings(), metrics
+    )
     async with Outbox(folder / "outbox.sqlite", ("hl7",)) as outbox, batcher:
-        alerting = Alerting(bundle.manifest, AlertingSettings())
-        line = Line(Windower(WindowingSettings()), alerting, batcher, outbox, metrics, None)
+        alerting = ModelsAlerting([bundle.manifest], AlertingSettings())
+        line = Line(Windower(WindowingSettings()), alerting, batcher, outbox, metrics, page and page(bundle, metrics))
         decide = asyncio.create_task(line.decide())
         try:
             yield line, decide
@@ -211,6 +221,82 @@ async def test_events_keep_their_order_through_the_queue(
         feed.cancel()
         assert totals(line.metrics.windows) == {"": 1}
         assert line.windower.encounter("a/b/1") is None
+
+
+class Recorder(Station):
+    """The page, which also writes down what it is shown."""
+
+    def __init__(self, bundle: Bundle, metrics: Metrics) -> None:
+        super().__init__(StationSettings(port=0), metrics, StationInfo(bundle.manifest, "0"))
+        self.seen: list[Prediction] = []
+
+    def prediction(self, prediction: Prediction) -> None:
+        super().prediction(prediction)
+        self.seen.append(prediction)
+
+
+WARD = {f"a/b/{i}": rhythm for i, rhythm in enumerate([Rhythm.AFIB, Rhythm.SINUS, Rhythm.AFIB, Rhythm.BRADYCARDIA] * 2)}
+
+
+async def ward_run(bundle: Bundle, folder: Path, swap_every: float | None) -> tuple[list[Prediction], set[str], int]:
+    """Ten minutes of a ward; its predictions, alerts and swaps. With swaps it is played thirty times as fast."""
+    signals = {bed: synthesize(rhythm, 600, RATE, seed=i) for i, (bed, rhythm) in enumerate(WARD.items())}
+    async with line_of(bundle, folder, Recorder) as (line, _):
+        swaps = 0
+
+        async def swap() -> None:
+            nonlocal swaps
+            while swap_every is not None:
+                await asyncio.sleep(swap_every)
+                await line.batcher.swap(bundle.manifest.name, partial(open_backend, bundle, EngineSettings()))
+                swaps += 1
+
+        swapping = asyncio.create_task(swap())
+        began = time.monotonic()
+        for second in range(600):
+            for bed, signal in signals.items():
+                for block in blocks(signal, second, second + 1, bed=bed):
+                    await line.take(block)
+            await line.batcher.drain(waiting=40)  # always something to do, and never too much
+            if swap_every is not None:
+                await asyncio.sleep(max(0.0, began + second / 30 - time.monotonic()))
+        await line.batcher.drain()
+        swapping.cancel()
+        assert totals(line.metrics.windows_dropped) == {}
+        assert sum(totals(line.metrics.windows).values()) == sum(totals(line.metrics.model_windows).values())
+        assert isinstance(line.station, Recorder)
+        alerts = await line.outbox.pending("hl7", 1000)
+        messages = [f"{a.bed} {a.label} {a.phase.value} {a.time} {a.reason}" for a in alerts]
+        assert len(messages) == len(set(messages)), "an alert was doubled"
+        return line.station.seen, set(messages), swaps
+
+
+async def test_swaps_lose_no_window_and_double_no_alert(bundle: Bundle, tmp_path: Path) -> None:
+    """Twenty seconds under load with a swap every two, against the same without; five minutes: bench_swap.py."""
+    (tmp_path / "still").mkdir()
+    calm, alerts, _ = await ward_run(bundle, tmp_path / "still", None)
+    swapped, alerts_swapped, swaps = await ward_run(bundle, tmp_path, 2.0)
+    assert swaps >= 5
+    assert alerts_swapped == alerts
+    assert len({message.split()[0] for message in alerts}) >= 4, "four beds fibrillate"
+    answers = {(p.window.bed, p.window.start): p for p in calm}
+    assert len(swapped) == len(calm) == len(answers)
+    for bed in WARD:
+        starts = [p.window.start for p in swapped if p.window.bed == bed]
+        assert starts == sorted(set(starts))
+    for p in swapped:
+        np.testing.assert_allclose(p.probabilities, answers[p.window.bed, p.window.start].probabilities, atol=1e-5)
+
+
+async def test_a_look_that_was_asked_for_on_the_page_reaches_the_model(bundle: Bundle, tmp_path: Path) -> None:
+    async with line_of(bundle, tmp_path, Recorder) as (line, _):
+        asked: list[tuple[str, str]] = []
+        line.batcher.request = lambda bed, model: asked.append((bed, model))  # type: ignore[method-assign]
+        assert line.station is not None
+        line.station._requests["a/b/1", "lvef"] = None
+        await line.tick()
+        await line.tick()
+        assert asked == [("a/b/1", "lvef")]
 
 
 async def test_silence_ends_an_alert(bundle: Bundle, tmp_path: Path, fibrillation: FloatArray) -> None:

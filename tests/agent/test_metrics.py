@@ -43,3 +43,29 @@ def test_the_page_shows_drops_with_their_reason_and_the_process() -> None:
     text = metrics.render().decode()
     assert 'deepecg_windows_dropped_total{reason="overload"} 1.0' in text
     assert "process_resident_memory_bytes" in text
+
+
+def test_the_names_that_people_watch_stay() -> None:
+    """Dashboards and alerting rules know these names and labels; models have others beside them."""
+    text = Metrics().render().decode()
+    for name, kind in (
+        ("deepecg_windows_total", "counter"),
+        ("deepecg_windows_dropped_total", "counter"),
+        ("deepecg_queue", "gauge"),
+        ("deepecg_batch_size", "histogram"),
+        ("deepecg_inference_seconds", "histogram"),
+        ("deepecg_prediction_latency_seconds", "histogram"),
+        ("deepecg_alert_latency_seconds", "histogram"),
+        ("deepecg_alerts_total", "counter"),
+        ("deepecg_alerts_suppressed_total", "counter"),
+        ("deepecg_healthy", "gauge"),
+    ):
+        assert f"# TYPE {name} {kind}" in text
+    metrics = Metrics()
+    metrics.windows_dropped.labels(reason="overload").inc()
+    metrics.stages.labels("sl", "queue").observe(0.002)
+    metrics.model_dropped.labels("sl", "expired").inc()
+    text = metrics.render().decode()
+    assert 'deepecg_windows_dropped_total{reason="overload"} 1.0' in text
+    assert 'deepecg_stage_seconds_bucket{le="0.0025",model="sl",stage="queue"} 1.0' in text
+    assert 'deepecg_model_windows_dropped_total{model="sl",reason="expired"} 1.0' in text

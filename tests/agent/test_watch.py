@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from agent import watch as module
-from agent.core.alerting import Alerting
+from agent.core.alerting_models import ModelsAlerting
 from agent.core.windowing import Windower, WindowingSettings
 from agent.engines.backend import EngineSettings, open_backend
-from agent.engines.batcher import Batcher
 from agent.engines.bundle import default_bundle, open_bundle
+from agent.engines.serving.batcher import Batcher
+from agent.engines.serving.model import Model
+from agent.engines.serving.settings import ServingSettings
 from agent.line import Line
 from agent.metrics import Metrics
 from agent.sinks.outbox import Outbox
@@ -49,11 +52,13 @@ async def test_the_watchdog_is_fed_while_the_engine_lives_and_starves_when_it_do
     async with AsyncExitStack() as stack:
         stack.callback(manager.close)
         outbox = await stack.enter_async_context(Outbox(tmp_path / "outbox.sqlite", ()))
-        batcher = Batcher(lambda: open_backend(bundle, settings), bundle.manifest, settings, metrics)
+        batcher = Batcher(
+            [Model(bundle.manifest, partial(open_backend, bundle, settings))], settings, ServingSettings(), metrics
+        )
         await stack.enter_async_context(batcher)
         info = StationInfo(bundle.manifest, "0", batcher.engine)
         station = await stack.enter_async_context(Station(StationSettings(port=0), metrics, info))
-        line = Line(Windower(WindowingSettings()), Alerting(bundle.manifest), batcher, outbox, metrics, station)
+        line = Line(Windower(WindowingSettings()), ModelsAlerting([bundle.manifest]), batcher, outbox, metrics, station)
         notifier = stack.enter_context(SystemdNotifier(str(address)))
         task = asyncio.create_task(watch(line, station, [], [], notifier))
         stack.callback(task.cancel)

@@ -64,6 +64,12 @@ function duration(s) {
   return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 }
 
+/** A finding's probability, and from where on it counts. */
+function percentage({ probability, threshold }) {
+  const limit = threshold === null ? "" : ` (≥ ${(100 * threshold).toFixed(0)} %)`;
+  return `${(100 * probability).toFixed(0)} %${limit}`;
+}
+
 class Tile {
   constructor(bed) {
     this.bed = bed;
@@ -72,7 +78,7 @@ class Tile {
     this.parts = {
       name: find("h2"), place: find(".place"), badges: find(".badges"), rate: find(".rate"), number: find(".rate strong"),
       alert: find(".alert"), stars: find(".stars"), what: find(".what"), more: find(".more"), lead: find(".lead"),
-      scale: find(".scale"), silent: find(".silent"), findings: find(".findings"), leads: find(".leads"),
+      scale: find(".scale"), silent: find(".silent"), findings: find(".findings"), models: find(".models"), leads: find(".leads"),
       note: find(".note"), transport: find(".transport"), age: find(".age"),
     };
     const path = bed.split("/");
@@ -84,6 +90,7 @@ class Tile {
     this.seen = true; // on screen
     this.alertIds = new Set();
     this.state = { alerts: [] };
+    this.opinions = new Map(); // by further model: its row
   }
 
   get priority() {
@@ -109,6 +116,7 @@ class Tile {
     write(p.transport, (state.transport || "").toUpperCase());
     this.#alerts();
     this.#findings();
+    this.#models();
     this.#leads();
     this.refresh();
     return before !== this.priority;
@@ -157,6 +165,39 @@ class Tile {
     this.parts.findings.replaceChildren(...rows);
   }
 
+  /** What further models said: the first finding of each, the rest on pointing at it, and a button to ask again. */
+  #models() {
+    const { models } = this.state;
+    this.parts.models.hidden = models.length === 0;
+    const names = new Set(models.map(({ model }) => model));
+    for (const [name, { node }] of this.opinions) {
+      if (names.has(name)) continue;
+      node.remove();
+      this.opinions.delete(name);
+    }
+    for (const opinion of models) {
+      const row = this.opinions.get(opinion.model) ?? this.#opinion(opinion.model);
+      const { findings: [first] } = opinion;
+      row.age = opinion.age;
+      row.requested = row.ask.disabled = opinion.requested;
+      row.node.classList.toggle("over", first !== undefined && first.threshold !== null && first.probability >= first.threshold);
+      row.node.title = [`${opinion.model}, advisory`, ...opinion.findings.map((f) => `${f.text}: ${percentage(f)}`)].join("\n");
+      write(row.text, first ? first.text : opinion.model);
+      write(row.percent, first ? percentage(first) : "");
+    }
+  }
+
+  #opinion(model) {
+    const node = element("li");
+    const ask = element("button", { type: "button", text: "↻", "aria-label": `Ask ${model} to look at bed ${this.short} again`, title: "Look again at the next window" });
+    const row = { node, ask, text: element("span", { class: "text" }), percent: element("span", { class: "percent" }), when: element("span", { class: "when" }) };
+    ask.addEventListener("click", () => request(this.bed, model));
+    node.append(row.text, row.percent, row.when, ask);
+    this.parts.models.append(node);
+    this.opinions.set(model, row);
+    return row;
+  }
+
   #leads() {
     const origin = this.state.provenance ?? {};
     this.parts.leads.replaceChildren(
@@ -173,6 +214,10 @@ class Tile {
     p.silent.hidden = !stale;
     if (stale) write(p.silent, this.heard === null ? "No signal" : `No signal for ${duration(now - this.heard)}`);
     write(p.age, this.heard === null ? "" : now - this.heard < 10 ? `${Math.max(0, now - this.heard).toFixed(1)} s` : duration(now - this.heard));
+    for (const { when, age, requested } of this.opinions.values()) {
+      const old = age === null ? "not looked yet" : `${duration(age + now - this.at)} ago`;
+      write(when, requested ? "requested" : old);
+    }
     const rate = stale ? null : this.state.rate;
     write(p.number, rate === null || rate === undefined ? "—" : String(rate));
     p.rate.dataset.measured = rate === null || rate === undefined ? "no" : "yes";
@@ -290,7 +335,7 @@ function introduce(message) {
   hello = message;
   write($("advisory"), message.advisory);
   write($("ward"), message.title);
-  write($("model"), [`Model ${message.model}`, message.engine, `agent ${message.version}`].filter(Boolean).join(" · "));
+  served(message.engine, []);
   write($("statement"), message.statement);
   $("statement").title = message.statement;
   keep(message.beds.map((state) => state.bed));
@@ -299,7 +344,23 @@ function introduce(message) {
   show(message.beds);
 }
 
-function beat({ health, reasons, time, ages }) {
+/** What serves the models, in the footer; why and what else on pointing at it. */
+function served(engine, engines) {
+  const note = engines[0]?.note ? " (fallback)" : "";
+  write($("model"), [`Model ${hello.model}`, engine && `${engine}${note}`, `agent ${hello.version}`].filter(Boolean).join(" · "));
+  $("model").title = engines
+    .map(({ model, engine, note, problem, shadow }) => [`${model}: ${engine || "not served"}`, shadow && `${shadow} on trial`, note, problem].filter(Boolean).join("; "))
+    .join("\n");
+}
+
+/** Ask the agent to let a further model look at a bed's next window. */
+function request(bed, model) {
+  const path = `/api/beds/${bed.split("/").map(encodeURIComponent).join("/")}/request/${encodeURIComponent(model)}`;
+  fetch(path, { method: "POST", headers: { "X-DeepECG-Request": "1" } }).catch(() => {}); // the page says itself that it is cut off
+}
+
+function beat({ health, reasons, time, ages, engines }) {
+  if (engines.length) served(engines[0].engine, engines);
   const now = seconds();
   for (const [bed, age] of Object.entries(ages)) {
     const tile = tiles.get(bed);
