@@ -121,7 +121,8 @@ def open_bundle(path: Path, trust: Trust = PACKAGE_ONLY, *, max_file: int = MAX_
         raise BundleError(
             f"the bundle has {len(windows)} golden windows but {len(probabilities)} golden answers; compile it again."
         )
-    if probabilities.min() < 0.0 or probabilities.max() > 1.0:
+    of_findings = probabilities[:, [label.quantity is None for label in manifest.labels]]
+    if of_findings.min(initial=0.0) < 0.0 or of_findings.max(initial=1.0) > 1.0:
         raise BundleError("the golden answers are not probabilities between 0 and 1; compile the bundle again.")
     return Bundle(folder, manifest, windows, probabilities, signed.sha256, signed.signer, signed.warning)
 

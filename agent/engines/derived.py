@@ -65,7 +65,7 @@ class DerivedEngine:
 
 def _pass_gate(parent: Bundle, engine: Engine) -> None:
     """A machine may compile what its publisher allows: the limits are in the publisher's manifest."""
-    if broken := parent.manifest.limits.broken_by(engine.parity, len(parent.manifest.labels)):
+    if broken := parent.manifest.limits.broken_by(engine.parity):
         raise BundleError(
             f"the {engine.flavour} {engine.precision} engine fails the gate of {parent.manifest.model_id}: {broken}; "
             "another precision may pass it."

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from agent.core.ecg import LEADS
-from agent.core.manifest import Limits, Manifest, Parity, parse, schema
+from agent.core.manifest import Label, Limits, Manifest, Parity, Quantity, parse, schema
 from agent.engines.bundle import default_bundle
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -87,6 +87,15 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "CPU of a GPU": (
         lambda d: d["engines"][0].update(target={"kind": "gpu", "cpu_features": ["avx2"]}),
         "cpu_features",
+    ),
+    "more flips than windows": (lambda d: d["engines"][0]["parity"].update(windows=3, flips=4), "more windows flip"),
+    "quantity with a threshold": (
+        lambda d: d["labels"][0].update(evidence=None, threshold=0.5, quantity={"unit": "%", "scale": 100.0}),
+        "a quantity is no finding",
+    ),
+    "quantity without a scale": (
+        lambda d: d["labels"][0].update(evidence=None, quantity={"unit": "%", "scale": 0.0}),
+        "scale",
     ),
     "measured on nothing": (lambda d: d["engines"][0]["parity"].update(windows=0), "measured on no windows"),
     "failed gate": (lambda d: d["limits"].update(probability_max=1e-7), "openvino f32 engine fails .* probability_max"),
@@ -169,33 +178,63 @@ def test_a_value_of_another_type_is_refused(shipped: dict[str, Any], where: tupl
 # The gate
 
 
+AT_THE_LIMITS = {
+    "probability_max": 0.1,
+    "probability_p999": 0.03,
+    "logit_max": 1e-4,
+    "flips": 5,
+    "auroc_change": -0.002,
+    "alerts_differ": 0,
+}
+
+
 @pytest.mark.parametrize(
     ("parity", "said"),
     [
-        (
-            {
-                "probability_max": 0.05,
-                "probability_p999": 0.02,
-                "flips": 77,
-                "auroc_change": -0.002,
-                "alerts_differ": 0,
-            },
-            "",
-        ),
+        (AT_THE_LIMITS, ""),
         ({"auroc_change": 0.3}, ""),
         ({}, ""),
-        ({"probability_max": 0.051}, "probability_max is 0.051, above 0.05"),
-        ({"probability_p999": 0.021}, "probability_p999"),
-        ({"flips": 78}, "flips_share"),
+        ({"probability_max": 0.101}, "probability_max is 0.101, above 0.1"),
+        ({"probability_p999": 0.031}, "probability_p999"),
+        ({"logit_max": 1.1e-4}, "logit_max is 0.00011, above 0.0001"),
+        ({"flips": 6}, "flips_share is 0.006, above 0.005"),
+        ({"windows": 20, "flips": 1}, ""),
+        ({"windows": 20, "flips": 2}, "flips_share is 0.1"),
         ({"auroc_change": -0.0021}, "auroc_drop"),
         ({"alerts_differ": 1}, "alerts_differ is 1, above 0"),
     ],
 )
 def test_the_gate_names_the_limit_that_is_broken(parity: dict[str, float], said: str) -> None:
     measured = Parity.model_validate({"windows": 1000, **parity})
-    broken = Limits().broken_by(measured, 77)
+    broken = Limits().broken_by(measured)
     assert said in broken
     assert bool(said) == bool(broken)
+
+
+def test_an_engine_that_was_never_run_passes_the_gate_and_says_so(shipped: dict[str, Any]) -> None:
+    document = copy.deepcopy(shipped)
+    document["engines"][0]["parity"] = {}
+    (engine,) = Manifest.model_validate(document).engines
+    assert (engine.parity.windows, engine.parity.probability_max) == (0, None)
+
+
+def test_engines_are_judged_by_the_outputs_that_the_ward_is_shown(shipped: dict[str, Any]) -> None:
+    manifest = Manifest.model_validate(shipped)
+    assert {manifest.labels[i].name for i in manifest.counted} >= {"Afib", "Sinusal"}
+    assert all(manifest.labels[i].evidence is not None for i in manifest.counted)
+    document = copy.deepcopy(shipped)
+    for label in document["labels"]:
+        label.update(evidence=None, rule=None)
+    assert Manifest.model_validate(document).counted == tuple(range(77))
+
+
+def test_a_label_is_cut_at_its_thresholds(shipped: dict[str, Any]) -> None:
+    label = _with_evidence(copy.deepcopy(shipped))
+    rule = label["rule"]["threshold"]
+    assert Label.model_validate(label).cuts == (rule,)
+    assert Label.model_validate(label | {"threshold": 0.25}).cuts == tuple(sorted((0.25, rule)))
+    assert Label(name="x", severity="normal").cuts == (0.5,)
+    assert Label(name="LVEF", severity="normal", quantity=Quantity(unit="%", scale=100.0)).cuts == ()
 
 
 # The JSON Schema

@@ -229,3 +229,13 @@ def test_no_word_of_a_manifest_is_read_before_its_signature(folder: Path) -> Non
     (folder / "manifest.sig").write_bytes(sign((folder / "manifest.json").read_bytes(), key))
     with pytest.raises(BundleError, match=r"manifest\.json: line 1"):
         open_bundle(folder, Trust().trusting(key.public_key()))
+
+
+def test_golden_answers_of_a_quantity_are_any_numbers(folder: Path, rewrite: Rewrite) -> None:
+    answers = np.full((5, 3), 0.5, np.float32)
+    answers[0, 1] = 1.5
+    np.save(folder / "golden_probabilities.npy", answers)
+    rewrite(folder, lambda d: d["labels"][1].update(quantity={"unit": "%", "scale": 100.0}))
+    assert open_bundle(folder, UNSIGNED).golden_probabilities.max() == 1.5
+    rewrite(folder, lambda d: d["labels"][0].update(quantity=d["labels"][1].pop("quantity")))
+    refused(folder, "not probabilities")
