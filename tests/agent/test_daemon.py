@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -270,14 +271,69 @@ async def test_a_start_that_cannot_be_is_one_sentence(tmp_path: Path, change: ob
     assert "Traceback" not in agent.log.read_text()
 
 
+def publish(folder: Path, key: Ed25519PrivateKey, *changes: tuple[str, str]) -> Path:
+    """The shipped bundle with another name or version, signed by a key of the test's."""
+    shutil.copytree(default_bundle(), folder)
+    content = (folder / "manifest.json").read_text()
+    for before, after in changes:
+        content = content.replace(before, after)
+    (folder / "manifest.json").write_text(content)
+    (folder / "manifest.sig").write_bytes(sign(content.encode(), key))
+    if not (public := folder.parent / "publisher.pub").exists():
+        write_public_key(public, key.public_key())
+    return folder
+
+
+async def test_a_further_model_looks_once_and_again_on_request_and_never_alerts(
+    tmp_path: Path, fibrillation: FloatArray
+) -> None:
+    folder = publish(tmp_path / "lvef", Ed25519PrivateKey.generate(), ('"deepecg-sl-demo"', '"lvef"'))
+    start = time.time() - SECONDS - 5
+    async with Receiver() as receiver:
+        agent = Agent(tmp_path, receiver=receiver.port)
+        tables = agent.config.read_text().replace("[engine]", '[engine]\ntrusted_keys = ["publisher.pub"]')
+        missing = '[[models]]\nbundle = "not-there"\nevery = 60'
+        agent.config.write_text(f"{tables}\n[[models]]\nbundle = {json.dumps(str(folder))}\nonce = true\n{missing}\n")
+        async with agent.running() as process, aiohttp.ClientSession(f"http://127.0.0.1:{agent.page}") as session:
+            await agent.healthy(process)
+
+            async def state() -> Any:
+                async with session.get("/api/state") as answer:
+                    return await answer.json()
+
+            async def answered(count: int) -> None:
+                async with asyncio.timeout(60):
+                    while f'deepecg_model_windows_total{{model="lvef"}} {count}.0' not in await agent.metrics():
+                        await asyncio.sleep(0.1)
+
+            async with asyncio.timeout(30):  # it is opened beside the work
+                while not all(model["engine"] for model in (await state())["engines"]):
+                    await asyncio.sleep(0.1)
+            feed = hl7_feed(fibrillation, start)
+            await send_hl7(agent.hl7, feed[:40])
+            await answered(1)
+            (bed,) = (await state())["beds"]
+            assert bed["models"][0]["model"] == "lvef"
+            assert bed["models"][0]["findings"][0]["label"] == bed["findings"][0]["label"]
+            asked = await session.post(f"/api/beds/{bed['bed']}/request/lvef", headers={"X-DeepECG-Request": "1"})
+            assert asked.status == 202
+            await asyncio.sleep(1.5)
+            await send_hl7(agent.hl7, feed[40:])
+            await answered(2)
+            await wait_for(receiver, "demo/ward/h1", "start")
+            health = await (await session.get("/healthz")).json()
+            assert health["status"] == "degraded"
+            assert "there is no bundle at not-there" in health["reasons"]["models.not-there"]
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 20) == 0
+        starts = [alert for alert in receiver.alerts if alert.phase == "start"]
+        assert [alert.label for alert in starts] == ["Afib"], "one alert, of the first model"
+
+
 async def test_the_active_bundle_is_served_and_an_older_one_no_more(tmp_path: Path) -> None:
     key = Ed25519PrivateKey.generate()
-    write_public_key(tmp_path / "publisher.pub", key.public_key())
     for version in ("0.9", "1.1"):
-        folder = Path(shutil.copytree(default_bundle(), tmp_path / version))
-        content = (folder / "manifest.json").read_bytes().replace(b'"1.0.0"', f'"{version}"'.encode())
-        (folder / "manifest.json").write_bytes(content)
-        (folder / "manifest.sig").write_bytes(sign(content, key))
+        publish(tmp_path / version, key, ('"1.0.0"', f'"{version}"'))
     agent = Agent(tmp_path)
     trusting = agent.config.read_text().replace("[engine]", '[engine]\ntrusted_keys = ["publisher.pub"]')
     agent.config.write_text(trusting)

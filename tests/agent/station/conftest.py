@@ -77,6 +77,13 @@ def manifest() -> Manifest:
     )
 
 
+@pytest.fixture(scope="session")
+def further(manifest: Manifest) -> Manifest:
+    """A further model: one biomarker with a threshold."""
+    label = Label(name="LVEF <= 40", severity="pathological", evidence=EVIDENCE, rule=RULE)
+    return manifest.model_copy(update={"name": "lvef", "labels": (label,)})
+
+
 def channels(leads: tuple[Lead, ...] = (Lead.I, Lead.II), rate: float = 250.0) -> tuple[Channel, ...]:
     return tuple(Channel(ChannelKind.ECG, 131329, lead.value, "mV", rate, lead) for lead in leads)
 
@@ -98,7 +105,9 @@ def samples(
     return Samples(bed, device, channels(leads, rate), values, start, received, encounter=encounter)
 
 
-def prediction(bed: str, probabilities: list[float], received: float = 0.0) -> Prediction:
+def prediction(
+    bed: str, probabilities: list[float], received: float = 0.0, model: str = "deepecg-sl-test/1.0"
+) -> Prediction:
     provenance = tuple(
         Provenance.MEASURED
         if lead in {Lead.I, Lead.II}
@@ -108,9 +117,7 @@ def prediction(bed: str, probabilities: list[float], received: float = 0.0) -> P
         for lead in LEADS
     )
     window = Window(bed, "m1", 0, 1000.0, 1010.0, 250.0, np.zeros((12, 2500), np.float32), provenance, received)
-    return Prediction(
-        window, "deepecg-sl-test/1.0", "openvino-f32", np.array(probabilities, np.float32), received + 0.1
-    )
+    return Prediction(window, model, "openvino-f32", np.array(probabilities, np.float32), received + 0.1)
 
 
 def alert(
@@ -145,11 +152,11 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def build(manifest: Manifest, metrics: Metrics) -> Callable[..., Station]:
-    def _build(**settings: object) -> Station:
+    def _build(*further: Manifest, **settings: object) -> Station:
         return Station(
             StationSettings.model_validate({"port": 0, **settings}),
             metrics,
-            StationInfo(manifest, "1.2.3", "openvino-f32"),
+            StationInfo(manifest, "1.2.3", "openvino-f32", further),
         )
 
     return _build

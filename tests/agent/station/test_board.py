@@ -24,9 +24,10 @@ def board(manifest: Manifest) -> Board:
     return _board(manifest)
 
 
-def _board(manifest: Manifest, *, show_patients: bool = False) -> Board:
+def _board(manifest: Manifest, *further: Manifest, show_patients: bool = False) -> Board:
     return Board(
         manifest,
+        further=further,
         lead=Lead.II,
         seconds=12.0,
         findings=3,
@@ -212,6 +213,45 @@ def test_only_changed_tiles_are_told(board: Board, make: SimpleNamespace) -> Non
     assert board.tiles(seen, 0.0) == [], "a block of signal is no change of state"
     board.prediction(make.prediction("a/b/2", [0.5, 0.5, 0.5, 0.5]))
     assert [t["bed"] for t in board.tiles(seen, 0.0)] == ["a/b/2"]
+
+
+def test_what_a_further_model_says_stands_beside_the_first(
+    manifest: Manifest, further: Manifest, make: SimpleNamespace
+) -> None:
+    board = _board(manifest, further)
+    board.prediction(make.prediction("st/icu/1", [0.1, 0.9, 0.1, 0.1], 100.0))
+    assert _tile(board, now=105.0)["models"] == [
+        {"model": "lvef", "findings": [], "time": None, "age": None, "requested": False}
+    ]
+    board.prediction(make.prediction("st/icu/1", [0.83], 100.0, model="lvef/1.0"))
+    (opinion,) = _tile(board, now=160.0)["models"]
+    (finding,) = opinion["findings"]
+    assert (finding["label"], finding["probability"], finding["threshold"]) == ("LVEF <= 40", 0.83, 0.8)
+    assert (opinion["age"], opinion["time"]) == (60.0, 1010.0)
+    assert _tile(board)["findings"][0]["label"] == "Afib", "the first model's are as they were"
+    board.prediction(make.prediction("st/icu/1", [0.5, 0.5], 200.0, model="lvef/1.0"))
+    assert _tile(board)["models"][0]["findings"] == [], "of another shape: not misread"
+    board.encounter(EncounterChange(EncounterEvent.ADMIT, "st/icu/1", BOB, 0.0))
+    assert _tile(board)["models"][0]["age"] is None, "it was another patient's"
+
+
+def test_a_request_stands_until_a_later_window_is_answered(
+    manifest: Manifest, further: Manifest, make: SimpleNamespace
+) -> None:
+    board = _board(manifest, further)
+    assert not board.request("st/icu/1", "lvef", 100.0), "no such bed"
+    board.samples(make.samples(), "mqtt")
+    assert not board.request("st/icu/1", "deepecg-sl-test", 100.0), "the first model looks at everything"
+    seen = board.revision
+    assert board.request("st/icu/1", "lvef", 100.0)
+    assert [t["models"][0]["requested"] for t in board.tiles(seen, 100.0)] == [True]
+    board.prediction(make.prediction("st/icu/1", [0.2], 99.0, model="lvef/1.0"))
+    assert _tile(board)["models"][0]["requested"], "that window came before"
+    board.prediction(make.prediction("st/icu/1", [0.2], 104.0, model="lvef/1.0"))
+    assert not _tile(board)["models"][0]["requested"]
+    board.request("st/icu/1", "lvef", 110.0)
+    board.encounter(EncounterChange(EncounterEvent.ADMIT, "st/icu/1", BOB, 0.0))
+    assert not _tile(board)["models"][0]["requested"], "it was asked of another patient"
 
 
 def test_a_prediction_of_another_model_is_not_misread(board: Board, make: SimpleNamespace) -> None:

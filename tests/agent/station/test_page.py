@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from agent.core.ecg import Gap, GapReason, Priority
+from agent.core.manifest import Manifest
 from agent.demo.screenshot import open_browser
 from agent.station.health import Health
 from agent.station.server import Station
@@ -177,6 +178,50 @@ async def test_an_alert_in_its_colour_and_words(
     ward.alert(make.alert("st/icu/2", active=False))
     await band.wait_for(state="hidden", timeout=3000)
     assert await page.locator(".tile h2").all_inner_texts() == ["1", "2"]
+
+
+async def test_a_further_model_s_finding_and_the_button_that_asks_again(
+    build: Callable[..., Station], further: Manifest, page: Page, make: SimpleNamespace
+) -> None:
+    async with build(further) as station:
+        station.check("engine", Health.OK)
+        station.samples(make.samples("st/icu/1", received=time.monotonic(), value=BEAT), "mqtt")
+        await _open(page, station)
+        row = page.locator(".models li")
+        assert await row.locator(".text").inner_text() == "lvef"
+        assert await row.locator(".when").inner_text() == "not looked yet"
+        station.prediction(make.prediction("st/icu/1", [0.83], time.monotonic() - 70, model="lvef/1.0"))
+        await row.locator(".percent", has_text="83 %").wait_for(timeout=3000)
+        assert await row.locator(".text").inner_text() == "LVEF <= 40"
+        assert await row.locator(".percent").inner_text() == "83 % (≥ 80 %)"
+        assert await row.locator(".when").inner_text() == "1 min ago"
+        assert "advisory" in str(await row.get_attribute("title"))
+        before = await row.locator(".text").evaluate("node => getComputedStyle(node, '::before').content")
+        assert before == '"advisory"', "said in so many words beside the value"
+        assert "over" in str(await row.get_attribute("class"))
+        button = row.locator("button")
+        await button.click()
+        await row.locator(".when", has_text="requested").wait_for(timeout=3000)
+        assert await button.is_disabled()
+        assert station.take_requests() == [("st/icu/1", "lvef")]
+        station.prediction(make.prediction("st/icu/1", [0.12], time.monotonic() + 1, model="lvef/1.0"))
+        await row.locator(".percent", has_text="12 %").wait_for(timeout=3000)
+        assert await button.is_enabled()
+        assert "over" not in str(await row.get_attribute("class"))
+
+
+async def test_the_engine_that_serves_is_named(ward: Station, page: Page) -> None:
+    await _open(page, ward)
+    assert await page.locator(".models").first.is_hidden(), "there are no further models"
+    assert "openvino-f32" in await page.locator("#model").inner_text()
+    note = "Serving on openvino-bf16 because other engines do not fit this machine."
+    ward.engines(
+        [{"model": "sl", "engine": "openvino-bf16", "note": note, "problem": "", "shadow": "tensorrt-rtx-f16"}]
+    )
+    await page.locator("#model", has_text="openvino-bf16 (fallback)").wait_for(timeout=3000)
+    title = str(await page.locator("#model").get_attribute("title"))
+    assert "tensorrt-rtx-f16 on trial" in title
+    assert note in title
 
 
 async def test_a_silent_bed_is_greyed_and_a_gap_is_named(

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from pydantic import ValidationError
 
+from agent.core.manifest import Manifest
 from agent.metrics import Metrics
 from agent.station.board import Board
 from agent.station.health import Health
@@ -126,6 +127,73 @@ async def test_state(station: Station, make: SimpleNamespace) -> None:
     (bed,) = state["beds"]
     assert bed["alerts"][0]["label"] == "Afib"
     assert bed["findings"][0]["text"] == "Atrial fibrillation"
+
+
+async def _ask(station: Station, path: str, **headers: str) -> int:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://127.0.0.1:{station.port}{path}", headers=headers) as response,
+    ):
+        assert "Content-Security-Policy" in response.headers
+        assert "Access-Control-Allow-Origin" not in response.headers
+        return response.status
+
+
+ASK = {"X-DeepECG-Request": "1"}
+
+
+async def test_a_further_model_can_be_asked_to_look_again(
+    build: Build, further: Manifest, make: SimpleNamespace
+) -> None:
+    async with build(further) as station:
+        station.samples(make.samples(received=time.monotonic()), "mqtt")
+        path = "/api/beds/st/icu/1/request/lvef"
+        assert await _ask(station, path, **ASK) == 202
+        assert await _ask(station, "/api/beds/st%2Ficu%2F1/request/lvef", **ASK) == 202
+        assert station.take_requests() == [("st/icu/1", "lvef")]
+        assert station.take_requests() == []
+        state = json.loads((await _get(station, "/api/state"))[2])
+        assert state["beds"][0]["models"][0]["requested"] is True
+        for wrong in ("/api/beds/st/icu/2/request/lvef", "/api/beds/st/icu/1/request/ssl", "/api/beds//request/lvef"):
+            assert await _ask(station, wrong, **ASK) == 404
+        assert (await _get(station, path))[0] == 405
+        assert station.take_requests() == []
+
+
+async def test_another_site_cannot_ask(build: Build, further: Manifest, make: SimpleNamespace) -> None:
+    """A form or a link of another site sends no header of ours, and a script is stopped by its browser."""
+    async with build(further) as station:
+        station.samples(make.samples(received=time.monotonic()), "mqtt")
+        path = "/api/beds/st/icu/1/request/lvef"
+        assert await _ask(station, path) == 403
+        assert await _ask(station, path, Origin="https://evil.example", **ASK) == 403
+        assert await _ask(station, path, Origin="null", **ASK) == 403
+        assert await _ask(station, path, Host="evil.example", **ASK) == 421
+        async with (
+            aiohttp.ClientSession() as session,
+            session.options(
+                f"http://127.0.0.1:{station.port}{path}",
+                headers={
+                    "Access-Control-Request-Method": "POST",
+                    "Access-Control-Request-Headers": "x-deepecg-request",
+                },
+            ) as preflight,
+        ):
+            assert preflight.status == 405
+            assert not [name for name in preflight.headers if name.startswith("Access-Control")]
+        assert station.take_requests() == []
+
+
+async def test_the_state_of_the_engines_is_told(station: Station) -> None:
+    states = [
+        {"model": "deepecg-sl-test", "engine": "openvino-bf16", "note": "no GPU", "problem": "", "shadow": ""},
+        {"model": "lvef", "engine": "", "note": "", "problem": "it is damaged", "shadow": ""},
+    ]
+    state = json.loads((await _get(station, "/api/state"))[2])
+    assert (state["engine"], state["engines"]) == ("openvino-f32", [])
+    station.engines(states)
+    state = json.loads((await _get(station, "/api/state"))[2])
+    assert (state["engine"], state["engines"]) == ("openvino-bf16", states)
 
 
 async def _next(ws: aiohttp.ClientWebSocketResponse, kind: str) -> Any:
