@@ -182,7 +182,7 @@ class Tile {
       row.requested = row.ask.disabled = opinion.requested;
       row.node.classList.toggle("over", first !== undefined && first.threshold !== null && first.probability >= first.threshold);
       row.node.title = [`${opinion.model}, advisory`, ...opinion.findings.map((f) => `${f.text}: ${percentage(f)}`)].join("\n");
-      write(row.text, first ? first.text : opinion.model);
+      write(row.text, first ? first.text : "");
       write(row.percent, first ? percentage(first) : "");
     }
   }
@@ -192,7 +192,7 @@ class Tile {
     const ask = element("button", { type: "button", text: "↻", "aria-label": `Ask ${model} to look at bed ${this.short} again`, title: "Look again at the next window" });
     const row = { node, ask, text: element("span", { class: "text" }), percent: element("span", { class: "percent" }), when: element("span", { class: "when" }) };
     ask.addEventListener("click", () => request(this.bed, model));
-    node.append(row.text, row.percent, row.when, ask);
+    node.append(element("span", { class: "who", text: `advisory: ${model}` }), row.text, row.percent, row.when, ask);
     this.parts.models.append(node);
     this.opinions.set(model, row);
     return row;
