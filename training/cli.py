@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from training.commands import bundle, data, evaluate, experiment, labels, train, weights
+from training.commands import bundle, data, engines, evaluate, experiment, labels, train, weights
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(data.app)
@@ -14,6 +14,7 @@ app.add_typer(train.app)
 app.add_typer(experiment.app)
 app.add_typer(evaluate.app)
 app.add_typer(bundle.app)
+app.add_typer(engines.app)
 
 
 def main() -> None:

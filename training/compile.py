@@ -1,33 +1,34 @@
-"""From the artefacts of a training run to the bundle that ships: figures, rules, golden windows, words."""
+"""From a training run, or any model folder, to what its bundle says: figures, rules, leads, golden windows, words."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.ecg import LEADS, FloatArray, Lead
+from agent.core.filters import Preprocessing
 from agent.core.labels import LABELS
-from agent.core.manifest import AlertRule, ChangeRecord, Evidence, Label, Training
+from agent.core.manifest import AlertRule, ChangeRecord, Evidence, InputSpec, Label, Quantity, Training
 from agent.core.synthetic import Rhythm, synthesize
+from training.augment import CHEST, LIMB, LeadPolicy
 from training.bundle import Identity
-from training.data import PROXIES, WindowTable
+from training.data import WindowTable
 from training.evaluation.alerts import MAX_PER_BED_DAY, MIN_SENSITIVITY, Replay
 from training.evaluation.evidence import (
-    LEAD_SETS,
     MIN_LOWER_AUROC,
     MIN_POSITIVE_PATIENTS,
-    POOLED,
-    TWELVE_LEADS,
-    TWO_LEADS,
     Score,
-    source_group,
 )
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL
-from training.recipes import Recipe
+from training.models.weights import NAMES, ModelConfig
+from training.recipes import RECIPES, Recipe
+from training.run import split_of
 
 LICENCES: Mapping[str, tuple[str, str]] = {
     "ptbxl500": ("CC BY 4.0", "PTB-XL, records 1-500 (Wagner et al. 2020, PhysioNet)"),
@@ -45,23 +46,61 @@ STATEMENT = (
 )
 
 
-GOLDEN_RATE, GOLDEN_SECONDS = 250, 10
 _II, _V1 = LEADS.index(Lead.II), LEADS.index(Lead.V1)
 
+_ALL = tuple(range(len(LEADS)))
+LEADS_OF: Mapping[LeadPolicy, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "all": (_ALL, _ALL),
+    "bedside": ((_II,), _ALL),
+    "limb": (LIMB, LIMB),
+    "two": ((_II,), (_II, *CHEST)),
+    "random": ((), _ALL),
+}
+"""Leads that a network needs and leads that it may be given, by what training left it of twelve. The first are in every
+set that the policy makes; any but the second it has never seen."""
 
-def golden_windows() -> FloatArray:
-    """(k, 12, 2500) raw mV of the project's own generator: every rhythm it knows, then beds with fewer leads."""
+QUANTITIES: Mapping[str, Quantity] = {"lvef": Quantity(unit="%", scale=100.0)}
+"""Tasks whose answer is a number."""
+NEITHER: Mapping[str, str] = {"LQTS TYPE": "borderline"}
+"""Answers of biomarkers that are no finding by themselves."""
+
+
+def input_of(p: Preprocessing, policy: LeadPolicy) -> InputSpec:
+    """What a network takes that was trained by the policy."""
+    needs, takes = LEADS_OF[policy]
+    return InputSpec(
+        required_leads=tuple(LEADS[i] for i in sorted(needs)),
+        accepted_leads=tuple(LEADS[i] for i in sorted(takes)),
+        preprocessing=p,
+    )
+
+
+def policy_of(config: ModelConfig) -> LeadPolicy:
+    """That of the recipe that the weights say they are from; of imported ones all twelve leads, as was published."""
+    found = re.match(r"recipe ([a-z0-9-]+),", config.provenance.origin)
+    return RECIPES[found[1]]().leads if found and found[1] in RECIPES else "all"
+
+
+def golden_windows(spec: InputSpec | None = None) -> FloatArray:
+    """(k, 12, rate · seconds) raw mV of the project's own generator: every rhythm it knows, then beds with fewer leads.
+
+    Leads that the network does not take are silent, as the agent makes them.
+    """
+    spec = spec or InputSpec(required_leads=(), preprocessing=Preprocessing())
+    rate, seconds = round(spec.preprocessing.rate), spec.preprocessing.seconds
     windows = [
-        synthesize(rhythm, seconds=GOLDEN_SECONDS, rate=GOLDEN_RATE, seed=seed)
+        synthesize(rhythm, seconds=seconds, rate=rate, seed=seed)
         for seed, rhythm in enumerate(Rhythm)
         if rhythm is not Rhythm.LEAD_OFF  # NaN: no window is made of it
     ]
     for rhythm, there in ((Rhythm.SINUS, (_II,)), (Rhythm.AFIB, (_II, _V1)), (Rhythm.AFIB, range(6))):
-        window = synthesize(rhythm, seconds=GOLDEN_SECONDS, rate=GOLDEN_RATE, seed=100)
+        window = synthesize(rhythm, seconds=seconds, rate=rate, seed=100)
         silent = np.setdiff1d(np.arange(len(LEADS)), np.array(list(there)))
         window[silent] = 0.0
         windows.append(window)
-    return np.stack(windows).astype(np.float32)
+    out = np.stack(windows).astype(np.float32)
+    out[:, [i for i, lead in enumerate(LEADS) if lead not in spec.accepted_leads]] = 0.0
+    return out
 
 
 def labels_of(scores: Mapping[str, Score], replays: Mapping[str, Replay]) -> tuple[Label, ...]:
@@ -93,6 +132,35 @@ def labels_of(scores: Mapping[str, Score], replays: Mapping[str, Replay]) -> tup
     return tuple(labels)
 
 
+def labels_of_model(config: ModelConfig, known: Sequence[Label] = ()) -> tuple[Label, ...]:
+    """The manifest's labels of a model's outputs, in the model's own order, with the config's thresholds.
+
+    ``known``: labels with evidence and rules (`labels_of`), which are taken over by name.
+
+    Raises:
+        ValueError: an output is a number that nothing says the scale of.
+    """
+    by_name = {label.name: label for label in known}
+    severities = {**{info.name: info.severity.value for info in LABELS}, **NEITHER}
+    if (number := config.activation == "none") and config.task not in QUANTITIES:
+        raise ValueError(
+            f"the answers for {config.task!r} are numbers of no known scale; of such tasks a bundle can have "
+            f"{', '.join(QUANTITIES)}"
+        )
+    thresholds = config.thresholds or (None,) * len(config.labels)
+    labels = []
+    for name, threshold in zip(config.labels, thresholds, strict=True):
+        about: dict[str, Any] = {"name": name, "severity": "normal" if number else severities.get(name, "pathological")}
+        if number:
+            about |= {"quantity": QUANTITIES[config.task]}
+        else:
+            about |= {"threshold": threshold}
+            if name in by_name:
+                about |= {"evidence": by_name[name].evidence, "rule": by_name[name].rule}
+        labels.append(Label.model_validate(about))
+    return tuple(labels)
+
+
 def trained_on(table: WindowTable) -> NDArray[np.bool_]:
     """(n,) windows of the final weights: of sources that may enter, not held out, with any known label."""
     allowed = np.array([name in LICENCES for name in table.sources])[table.source]
@@ -106,25 +174,33 @@ def _records(table: WindowTable, use: NDArray[np.bool_]) -> set[tuple[int, str]]
 
 
 def training_of(
-    table: WindowTable, recipe: Recipe, scores: Mapping[str, Score], replays: Mapping[str, Replay]
+    table: WindowTable,
+    recipe: Recipe,
+    scores: Mapping[str, Score],
+    replays: Mapping[str, Replay],
+    folds: Sequence[int],
+    left_out: int | None = None,
 ) -> Training:
-    """What the manifest tells of the training."""
-    use = trained_on(table)
+    """What the manifest tells of the training.
+
+    ``folds``: whose patients were scored. ``left_out``: the fold that these weights never saw; None: they saw all.
+    """
+    use = np.zeros(len(table), bool)
+    use[split_of(table, trained_on(table), recipe.folds, left_out, recipe.patience > 0).train] = True
     records = Counter(table.sources[s] for s, _ in _records(table, use))
     held_out = sorted(f"{table.sources[s]}/{record}" for s, record in _records(table, table.held_out))
     evident = [name for name, score in scores.items() if score.is_evidence]
     summary = (
         f"{recipe.steps} steps of {recipe.batch} windows on a CPU (recipe {recipe.name!r}, seed {recipe.seed}). "
-        f"The weights are those of a last run on all patients but the held-out ones; the evidence is of {recipe.folds} "
-        "runs of the same recipe, each scored on the patients that it never saw, pooled. A label has evidence with at "
-        f"least {MIN_POSITIVE_PATIENTS} unseen positive patients and a lower 95 % bound of the AUROC of at least "
-        f"{MIN_LOWER_AUROC}: {len(evident)} of {len(LABELS)} have. A label alerts only if it has evidence, is "
-        f"pathological, had at most {MAX_PER_BED_DAY:g} false alert per bed-day on continuous recordings of unseen "
-        f"patients without it, and a sensitivity of at least {MIN_SENSITIVITY:g}: {', '.join(replays) or 'none'}. "
+        f"{_whose(recipe, folds, left_out)} A label has evidence with at least {MIN_POSITIVE_PATIENTS} "
+        f"unseen positive patients and a lower 95 % bound of the AUROC of at least {MIN_LOWER_AUROC}: {len(evident)} "
+        f"of {len(LABELS)} have. A label alerts only if it has evidence, is pathological, had at most "
+        f"{MAX_PER_BED_DAY:g} false alert per bed-day on continuous recordings of unseen patients without it, and a "
+        f"sensitivity of at least {MIN_SENSITIVITY:g}: {', '.join(replays) or 'none'}. "
         "Labels known from ten-second ECGs only have no continuous negatives and therefore no rule. With less than a "
         "day of negatives the limit admits no false alert at all, yet the interval's upper bound is well above it. "
-        "Threshold and persistence were chosen with the folds' networks, on the recordings on which they are reported, "
-        "and serve the last run's."
+        "Threshold and persistence were chosen on the recordings on which they are reported"
+        f"{', with the networks of the folds, and serve the last' if left_out is None else ''}."
     )
     return Training(
         summary=summary,
@@ -135,6 +211,19 @@ def training_of(
         patients=len(set(table.patient[use].tolist())),
         windows=int(use.sum()),
         held_out=tuple(held_out),
+    )
+
+
+def _whose(recipe: Recipe, folds: Sequence[int], left_out: int | None) -> str:
+    if left_out is not None:
+        return (
+            f"Fold {left_out} of {recipe.folds} was left out of the training, and the evidence is that of these very "
+            "weights on its patients."
+        )
+    runs = "one run" if len(folds) == 1 else f"{len(folds)} runs"
+    return (
+        f"The weights are those of a last run on all patients but the held-out ones; the evidence is of {runs} of the "
+        f"same recipe with one of {recipe.folds} folds left out, each scored on the patients that it never saw, pooled."
     )
 
 
@@ -151,113 +240,47 @@ def identity_of(net: DeepECGSL | DeepECGSSL, version: str) -> Identity:
         change=ChangeRecord(
             what=f"Weights of the project's demonstration of DeepECG-{family}, version {version}.",
             how_tested=(
-                "Pooled patient-wise folds with intervals over patients; false alerts counted on continuous recordings "
-                "of unseen patients; the engine held against fp32 torch on golden windows."
+                "Scored on patients that were left out, with intervals over patients; false alerts counted on "
+                "continuous recordings of the same."
             ),
             impact="None on patients: advisory demonstration, not to be used for care.",
         ),
     )
 
 
-def _brief(score: Score | None) -> str:
-    return "–" if score is None else f"{score.auroc:.3f} ({score.positive_patients})"
+def identity_of_model(
+    config: ModelConfig,
+    parameters: int,
+    version: str,
+    *,
+    name: str = "",
+    statement: str = "",
+    what: str = "",
+    impact: str = "",
+) -> Identity:
+    """The same of any model, in general words where none are given."""
+    network = NAMES[config.family]
+    origin = config.provenance.origin or "of unknown origin"
+    task = re.sub(r"[^a-z0-9.]+", "-", config.task.lower()).strip("-")
+    return Identity(
+        name=name or f"deepecg-{config.family}-{task}",
+        version=version,
+        architecture=f"{network} ({parameters:,} parameters, {config.task}: {len(config.labels)} outputs)",
+        statement=statement
+        or f"{network} for {config.task}, weights {origin}. Not a medical device: every output is advisory, and "
+        "nothing here says how well it does on the patients of this hospital.",
+        change=ChangeRecord(
+            what=what or f"Weights {origin}, version {version}.",
+            how_tested="Engines held against fp32 torch.",
+            impact=impact or "Not assessed: whoever brings it to a ward has to.",
+        ),
+    )
 
 
-def readme_of(
-    identity: Identity,
-    training: Training,
-    by_group: Mapping[str, Mapping[str, Score]],
-    replays: Mapping[str, Replay],
-    weaknesses: Sequence[str] = (),
-) -> str:
-    """README.md of the bundle."""
-    scores = by_group[POOLED]
-    shown = (TWELVE_LEADS, *LEAD_SETS, TWO_LEADS)
-    lines = [
-        f"# {identity.name}",
-        "",
-        identity.statement,
-        "",
-        "## What it was trained on",
-        "",
-        training.summary,
-        "",
-        f"{training.patients} patients, {training.windows} windows of ten seconds (every five). Never trained on, and "
-        f"kept for demonstrations: {', '.join(training.held_out)} (and every other recording of those patients).",
-        "",
-        "| source | licence, origin, count |",
-        "|---|---|",
-        *(f"| {name} | {text} |" for name, text in training.datasets.items()),
-        "",
-        "The weights in this folder may be used under the project's licence (Apache-2.0); the sources ask for "
-        "attribution, which the table gives. No share-alike source was used.",
-        "",
-        "## Evidence",
-        "",
-        "AUROC on patients that the network never saw (pooled folds; every patient weighs the same; 95 % interval by "
-        "drawing patients). Only labels in bold have evidence; all others are shown for honesty and never alert. The "
-        "last columns give each kind of recording by itself, with its positive patients, and the twelve-lead "
-        "recordings again with all but some leads silenced.",
-        "",
-        "| " + " | ".join(["label", "AUROC", "95 % interval", "positive patients", "negative patients", *shown]) + " |",
-        "|---" * (5 + len(shown)) + "|",
-    ]
-    for score in sorted(scores.values(), key=lambda s: (not s.is_evidence, -s.positive_patients)):
-        name = f"**{score.label}**" if score.is_evidence else score.label
-        lines.append(
-            f"| {name} | {score.auroc:.3f} | {score.lower:.3f}–{score.upper:.3f} | {score.positive_patients} "
-            f"| {score.negative_patients} | "
-            + " | ".join(_brief(by_group.get(group, {}).get(score.label)) for group in shown)
-            + " |"
-        )
-    lines += _by_source(training, by_group)
-    lines += ["", "No source names these labels in so many words; they stand on a proxy:", ""]
-    lines += [f"- {name}: {text}" for name, text in PROXIES.items() if name in scores]
-    lines += [
-        "",
-        "## Alerts",
-        "",
-        "An alert opens after so many consecutive windows (ten seconds each, every five) at or above the threshold, "
-        "and ends after the second number of them below the release. Measured by replaying continuous two-lead "
-        "recordings of unseen patients with the agent's own rules; episodes are unbroken stretches of thirty "
-        "seconds or more, and the sensitivity is the share of them that is found, the mean over patients:",
-        "",
-        "| label | threshold, release | windows | false alerts | negative hours (patients) "
-        "| per bed-day (exact 95 % Poisson interval) | episodes found | patients found "
-        "| sensitivity | median seconds to the alert |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, r in replays.items():
-        low, high = r.interval
-        delay = f"{np.median(r.delays):.0f}" if r.delays else "–"
-        lines.append(
-            f"| {name} | {r.threshold:g}, {r.threshold * r.rule.release:g} "
-            f"| {r.rule.open_after}, {r.rule.close_after} | {r.false_alerts} "
-            f"| {r.negative_hours:.1f} ({r.negative_patients}) | {r.per_bed_day:.2f} ({low:.2f}–{high:.2f}) "
-            f"| {r.detected}/{r.episodes} | {r.detected_patients}/{r.positive_patients} "
-            f"| {r.sensitivity:.2f} | {delay} |"
-        )
-    if not replays:
-        lines.append("| none | | | | | | | | | |")
-    if weaknesses:
-        lines += ["", "## What it is known to get wrong", "", *(f"- {text}" for text in weaknesses)]
-    return "\n".join(lines) + "\n"
-
-
-def _by_source(training: Training, by_group: Mapping[str, Mapping[str, Score]]) -> list[str]:
-    """Figures of the labels with evidence, source by source."""
-    names = [name for name in training.datasets if source_group(name) in by_group]
-    evident = [score.label for score in by_group[POOLED].values() if score.is_evidence]
-    if not names or not evident:
-        return []
-    lines = [
-        "",
-        "The labels with evidence, by source (positive patients):",
-        "",
-        "| label | " + " | ".join(names) + " |",
-    ]
-    lines.append("|---" * (1 + len(names)) + "|")
-    for label in evident:
-        figures = (_brief(by_group[source_group(name)].get(label)) for name in names)
-        lines.append(f"| {label} | " + " | ".join(figures) + " |")
-    return lines
+def training_of_model(config: ModelConfig) -> Training:
+    """What is known of a model's training: no more than its folder says."""
+    about = config.provenance
+    parts = [f"Weights: {about.origin or 'of unknown origin'}."]
+    if about.file:
+        parts.append(f"From {about.file}, SHA-256 {about.sha256}.")
+    return Training(summary=" ".join([*parts, *about.notes]), datasets={}, patients=0, windows=0)

@@ -1,4 +1,4 @@
-"""``deepecg-train evidence``, ``thresholds``, ``compile``, ``keygen``, ``sign`` and ``verify``: from run to bundle."""
+"""``deepecg-train evidence`` and ``thresholds``, which a bundle is compiled from; ``keygen``, ``sign``, ``verify``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, LABELS
 from agent.engines import signing
 from agent.engines.bundle import SIGNATURE, open_bundle
-from training.bundle import as_plain, sign_bundle, write_bundle
-from training.commands.train import WHOLE, recipe_named
-from training.compile import golden_windows, identity_of, labels_of, readme_of, trained_on, training_of
+from training.bundle import as_plain, sign_bundle
+from training.commands.train import EACH, WHOLE, folds_named, recipe_named
+from training.compile import (
+    trained_on,
+)
 from training.data import WindowTable
 from training.evaluation.alerts import Persistence, Replay, rules
 from training.evaluation.cases import Cases
@@ -41,13 +43,12 @@ Folder = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 PassphraseFile = Annotated[
     Path | None, typer.Option(help="File whose first line is the private key's passphrase, where it has one.")
 ]
-
 EVIDENCE, PREDICTIONS = "evidence.json", "predictions.npz"
 UNSEEN = "unseen.npy"
 """(n, 77): every window's probabilities by the network that never saw its patient; NaN where there is none."""
 
 
-def _network(output: Path, name: str) -> tuple[DeepECGSL | DeepECGSSL, ModelConfig]:
+def network_of_run(output: Path, name: str) -> tuple[DeepECGSL | DeepECGSSL, ModelConfig]:
     """The network of a fold, or of the run on all, with its config."""
     folder = output / name / MODEL
     if not folder.is_dir():
@@ -58,6 +59,14 @@ def _network(output: Path, name: str) -> tuple[DeepECGSL | DeepECGSSL, ModelConf
     return net, config
 
 
+def rules_of(output: Path) -> dict[str, Replay]:
+    """The replay of each label that has a rule."""
+    return {
+        label: Replay(**fields | {"rule": Persistence(**fields["rule"]), "delays": tuple(fields["delays"])})
+        for label, fields in _read(output, "thresholds.json", "thresholds").items()
+    }
+
+
 def _read(output: Path, name: str, made_by: str) -> Any:
     path = output / name
     if not path.is_file():
@@ -65,10 +74,15 @@ def _read(output: Path, name: str, made_by: str) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
-def _scores(output: Path) -> dict[str, dict[str, Score]]:
-    """Scores by group and label."""
+def scores_of(output: Path) -> tuple[list[int], dict[str, dict[str, Score]]]:
+    """The folds whose patients were scored, and their scores by group and label."""
     read = _read(output, EVIDENCE, "evidence")
-    return {group: {name: Score(**fields) for name, fields in found.items()} for group, found in read.items()}
+    if read.keys() != {"folds", "scores"}:
+        raise ValueError(f"{output / EVIDENCE} is of an older version; run: deepecg-train evidence {output}")
+    scores = read["scores"]
+    return read["folds"], {
+        group: {name: Score(**fields) for name, fields in found.items()} for group, found in scores.items()
+    }
 
 
 def _write(output: Path, name: str, content: Mapping[str, Any]) -> None:
@@ -82,9 +96,9 @@ def _unseen(
     windows are, and by the name of a lead set those of twelve-lead windows that are reduced to it."""
     whole = np.full((len(table), len(LABELS)), np.nan, np.float32)
     reduced = {name: whole.copy() for name in LEAD_SETS}
-    for fold in range(int(folds.max()) + 1):
+    for fold in np.unique(folds[folds >= 0]).tolist():
         index = np.flatnonzero(folds == fold)
-        net, config = _network(output, str(fold))
+        net, config = network_of_run(output, str(fold))
         network = Network(convert(net, samples_of(table.preprocessing)), threads)
         gain = config.preprocessing.gain
         whole[index] = network.predict(table, index, gain, progress=True)
@@ -95,24 +109,34 @@ def _unseen(
 
 
 @app.command()
-def evidence(output: Output, dataset: Dataset, recipe: RecipeName = "demo", threads: Threads = 2) -> None:
+def evidence(
+    output: Output,
+    dataset: Dataset,
+    recipe: RecipeName = "demo",
+    fold: Annotated[
+        str, typer.Option(help="Comma-separated folds whose patients are scored; their networks must be there.")
+    ] = EACH,
+    threads: Threads = 2,
+) -> None:
     """Score every patient by the network that never saw that patient; print and keep the figures that a bundle needs.
 
     predictions.npz, which it leaves in the folder, is what `evaluate` and `compare` take.
     """
     chosen = recipe_named(recipe)
+    named = folds_named(fold, chosen.folds)
+    if WHOLE in named or not named:
+        raise ValueError(f"--fold {fold}: the run on all patients left none of them out; name folds, or {EACH}")
+    scored = sorted(map(int, named))
     table = WindowTable.open(dataset)
     folds = np.where(trained_on(table), table.folds(chosen.folds), -1)
+    folds[~np.isin(folds, scored)] = -1
     probabilities, reduced = _unseen(output, folds, table, threads)
     np.save(output / UNSEEN, probabilities)
     Cases.from_table(table, probabilities, LABEL_NAMES).select(folds >= 0).save(output / PREDICTIONS)
     scores = {group: score_all(LABEL_NAMES, probabilities, table, use) for group, use in groups(table).items()}
     scores |= {name: score_all(LABEL_NAMES, found, table) for name, found in reduced.items()}
-    _write(
-        output,
-        EVIDENCE,
-        {group: {name: asdict(score) for name, score in found.items()} for group, found in scores.items()},
-    )
+    plain = {group: {name: asdict(score) for name, score in found.items()} for group, found in scores.items()}
+    _write(output, EVIDENCE, {"folds": scored, "scores": plain})
     for score in sorted(scores[POOLED].values(), key=lambda s: -s.positive_patients):
         mark = "evidence" if score.is_evidence else ""
         typer.echo(
@@ -125,7 +149,7 @@ def evidence(output: Output, dataset: Dataset, recipe: RecipeName = "demo", thre
 def thresholds(output: Output, dataset: Dataset) -> None:
     """Choose alert thresholds on continuous recordings of unseen patients; print and keep them."""
     table = WindowTable.open(dataset)
-    scores = _scores(output)[POOLED]
+    scores = scores_of(output)[1][POOLED]
     probabilities = np.load(output / UNSEEN, allow_pickle=False)
     evident = [
         info.name
@@ -149,55 +173,6 @@ def thresholds(output: Output, dataset: Dataset) -> None:
         )
 
 
-@app.command(name="compile")
-def compile_command(
-    output: Output,
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle; replaced if it is there.")],
-    dataset: Dataset,
-    recipe: RecipeName = "demo",
-    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
-    known: Annotated[
-        Path | None, typer.Option(help="Text file of what it is known to get wrong, a line each, for its README.")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="Private key that signs the bundle; without it no agent serves it.")
-    ] = None,
-    passphrase_file: PassphraseFile = None,
-) -> None:
-    """Compile the run on all patients into an engine bundle with its evidence and thresholds, signed by --key."""
-    signer = _private(key, passphrase_file) if key is not None else None  # a wrong one is known before the work
-    chosen = recipe_named(recipe)
-    table = WindowTable.open(dataset)
-    by_group = _scores(output)
-    scores = by_group[POOLED]
-    replays = {
-        name: Replay(**fields | {"rule": Persistence(**fields["rule"]), "delays": tuple(fields["delays"])})
-        for name, fields in _read(output, "thresholds.json", "thresholds").items()
-    }
-    training = training_of(table, chosen, scores, replays)
-    net, config = _network(output, WHOLE)
-    identity = identity_of(net, version)
-    weaknesses = known.read_text("utf-8").splitlines() if known is not None else ()
-    manifest = write_bundle(
-        bundle,
-        net,
-        golden_windows(),
-        labels_of(scores, replays),
-        identity,
-        training,
-        readme_of(identity, training, by_group, replays, weaknesses),
-        preprocessing=config.preprocessing,
-        key=signer,
-    )
-    size = sum(entry.size for entry in manifest.files.values())
-    parity = manifest.engines[0].parity.probability_max
-    typer.echo(f"{bundle}: {manifest.model_id}, {size / 1e6:.1f} MB, parity {parity:.1e}")
-    if signer is None:
-        typer.echo(f"It is not signed, and no agent serves it until it is: deepecg-train sign {bundle} --key KEY")
-    else:
-        typer.echo(f"Signed by key {signing.key_id(signer.public_key())}.")
-
-
 @app.command()
 def keygen(
     key: Annotated[Path, typer.Argument(help="File for the private key; KEY.pub beside it is the public half.")],
@@ -216,7 +191,7 @@ def sign(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Check a bundle whole and sign its manifest; an older signature is replaced."""
-    signer = _private(key, passphrase_file)
+    signer = private_key(key, passphrase_file)
     checked = sign_bundle(bundle, signer)
     typer.echo(
         f"{bundle / SIGNATURE}: {checked.manifest.model_id} (manifest {checked.sha256[:16]}…) is signed by key "
@@ -237,5 +212,6 @@ def verify(
     typer.echo(f"{bundle}: {checked.manifest.model_id} (manifest {checked.sha256[:16]}…), good, key {checked.signer}")
 
 
-def _private(key: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
+def private_key(key: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
+    """The key in this file."""
     return signing.load_private_key(key, passphrase=signing.read_passphrase(passphrase_file))

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from agent.core.ecg import LEADS, FloatArray, Lead
+from agent.core.manifest import AlertRule
 from training.data import STEP_SECONDS, WindowTable
 
 MAX_PER_BED_DAY = 1.0
@@ -40,6 +42,11 @@ class Persistence:
     close_after: int = 3
     release: float = 0.5
     """Of the threshold."""
+
+    @classmethod
+    def of(cls, rule: AlertRule) -> Self:
+        """That of a bundle's rule."""
+        return cls(rule.open_after, rule.close_after, rule.release / rule.threshold if rule.threshold else 0.0)
 
 
 PERSISTENCES = tuple(Persistence(open_after) for open_after in (5, 7, 9))
@@ -126,6 +133,11 @@ def alerts(track: Track, threshold: float, rule: Persistence) -> list[tuple[int,
     if opened is not None:
         found.append((opened, len(track.probability) - 1))
     return found
+
+
+def unmatched(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The alerts of ``one`` during which ``other`` has none, both of the same windows."""
+    return [(first, last) for first, last in one if not any(a <= last and first <= b for a, b in other)]
 
 
 def episodes(track: Track, shortest: int) -> list[tuple[int, int]]:
