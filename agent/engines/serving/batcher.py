@@ -29,7 +29,7 @@ from agent.engines.serving.model import Model, ModelState, Served, Shadow
 from agent.engines.serving.queue import Dropped, DropReason, Job, WindowQueue
 from agent.engines.serving.schedule import Lane, Schedule
 from agent.engines.serving.settings import ServingSettings
-from agent.engines.serving.worker import Answer, Ended, Gone, Lost, Worker
+from agent.engines.serving.worker import Answer, Ended, Gone, Lost, Replaced, Worker
 from agent.metrics import Metrics
 
 log = structlog.get_logger()
@@ -190,6 +190,8 @@ class Batcher:
                     self._drop(dropped)
                 case Lost():
                     self._lose(outcome)
+                case Replaced():
+                    self._replace(outcome)
                 case Ended(error):
                     self._worker.outcomes.put_nowait(outcome)  # whoever asks again is told again
                     if error is None:
@@ -240,12 +242,15 @@ class Batcher:
             log.info("engine_swapped", model=served.manifest.model_id, before=before, engine=new.name)
             return new.name
 
-    async def shadow(self, model: str, opener: Opener) -> Shadow:
+    async def shadow(self, model: str, opener: Opener, *, stands_by: bool = False) -> Shadow:
         """Try another engine of a model on copies of its live windows; the comparisons, for one reader.
 
         It gets only time that no model wants; windows that wait too long for it or for the reader are dropped and
         counted. It ends by `unshadow`, with the batcher, or by an error of its own, which the reader is told. But it
         computes in the same thread: if it hangs, the process ends as with any other engine.
+
+        ``stands_by``: when the engine that serves raises or gives answers that are not finite, this one takes its
+        place with the very batch that failed, and no window is lost.
 
         Raises:
             EngineError: it does not open, or another one is on trial.
@@ -258,9 +263,46 @@ class Batcher:
             engine = await self._open(served, opener)
             served.shadow = Shadow(engine, self._serving.shadow_queue)
             lane = self._lane(self._serving.expire_after, self._serving.shadow_queue)
-            self._worker.shadow(model + _SHADOW, model, lane, served.manifest, engine)
+            self._worker.shadow(model + _SHADOW, model, lane, served.manifest, engine, stands_by=stands_by)
             log.info("shadow_started", model=served.manifest.model_id, engine=engine.name)
             return served.shadow
+
+    def exchange(self, model: str) -> Shadow:
+        """Serve a model with the engine that is on trial, from one batch to the next; the one that served is on trial
+        in its place and stands by. The reader of the comparisons until now gets the end of them.
+
+        Raises:
+            EngineError: none is on trial any more.
+            KeyError: there is no such model.
+        """
+        served = self._models[model]
+        old, before = served.shadow, served.engine
+        waiting = self._worker.exchange(model)
+        if old is None or before is None or waiting is None:
+            raise EngineError(f"no engine is on trial for {model} any more.")
+        self._drop((model + _SHADOW, Dropped(job, DropReason.SHUTDOWN)) for job in waiting)
+        served.is_served_by(old.engine)
+        served.shadow = Shadow(before, self._serving.shadow_queue)
+        old.end()
+        self._metrics.swaps.labels(model, "done").inc()
+        log.info("engine_swapped", model=served.manifest.model_id, before=before.name, engine=old.engine.name)
+        return served.shadow
+
+    def serving(self, model: str) -> Engine | None:
+        """The engine that serves a model; None: it has none (yet).
+
+        Raises:
+            KeyError: there is no such model.
+        """
+        return self._models[model].engine
+
+    def wrong(self, model: str) -> int:
+        """Windows that are finite and got an answer of the model's present engine that is not.
+
+        Raises:
+            KeyError: there is no such model.
+        """
+        return self._models[model].wrong
 
     def unshadow(self, model: str) -> None:
         """End the trial of a model's other engine, if there is one; its reader gets what is there, and then the end.
@@ -301,6 +343,24 @@ class Batcher:
         elif served.engine is lost.engine:
             served.is_served_by(None)
             self._say_lost(served, lost.error)
+
+    def _replace(self, replaced: Replaced) -> None:
+        """The engine that stood by serves."""
+        served = self._models[replaced.lane]
+        shadow, served.shadow = served.shadow, None
+        served.is_served_by(replaced.by)
+        if shadow is not None:
+            shadow.stood_in = True
+            shadow.end(f"{replaced.engine.name} has failed while serving ({replaced.error}).")
+        self._metrics.swaps.labels(served.name, "stood_in").inc()
+        log.error(
+            "engine_replaced",
+            model=served.manifest.model_id,
+            before=replaced.engine.name,
+            engine=replaced.by.name,
+            error=type(replaced.error).__name__,
+            reason=str(replaced.error),
+        )
 
     def _say_lost(self, served: Served, error: Exception) -> None:
         served.problem = str(error)

@@ -27,6 +27,8 @@ class Computed:
     """Seconds that filtering took; 0 where the device does it."""
     inferred: float
     """Seconds that the network took."""
+    wrong: int
+    """Windows that are finite and got an answer that is not: the engine's fault."""
 
 
 class Computer:
@@ -68,8 +70,11 @@ class Computer:
                 probabilities = np.full((len(x), self._labels), np.nan, np.float32)
                 if sound.any():
                     probabilities[sound] = backend.infer(x[sound])
+        inferred = time.perf_counter() - filtered
+        unanswered = ~np.isfinite(probabilities).all(axis=1)
+        wrong = int(np.isfinite(x[unanswered]).all(axis=(1, 2)).sum()) if unanswered.any() else 0
         probabilities.flags.writeable = False
-        return Computed(probabilities, filtered - began, time.perf_counter() - filtered)
+        return Computed(probabilities, filtered - began, inferred, wrong)
 
     def _stack(self, windows: Sequence[Window]) -> FloatArray:
         """(B, 12, samples). The engine keeps nothing of it, so the memory can be used again."""

@@ -72,6 +72,10 @@ class Shadow:
 
     def __init__(self, engine: Engine, keep: int) -> None:
         self.engine = engine
+        self.wrong = 0
+        """Windows that are finite and got an answer that is not."""
+        self.stood_in = False
+        """It has ended because the engine that served failed, and this one has taken its place."""
         self._found: asyncio.Queue[Comparison | None] = asyncio.Queue(keep + 1)  # and the end
         self._keep = keep
         self._problem = ""
@@ -115,6 +119,8 @@ class Served:
         """None: it has none (yet); nothing is given to it."""
         self.problem = ""
         self.shadow: Shadow | None = None
+        self.wrong = 0
+        """Windows that are finite and got an answer of the present engine that is not."""
         self.changing = asyncio.Lock()
         """Held while an engine is opened."""
         spec = model.manifest.input
@@ -162,6 +168,7 @@ class Served:
     def answered(self, answer: Answer) -> tuple[Prediction, ...]:
         """Its predictions of a batch, all counted."""
         found: list[Prediction] = []
+        self.wrong += answer.wrong if answer.engine is self.engine else 0
         self._filter.observe(answer.filtered)
         self._inference.observe(answer.inferred)
         for job, prediction in zip(answer.jobs, answer.predictions, strict=True):
@@ -186,13 +193,18 @@ class Served:
 
     def compared(self, answer: Answer) -> None:
         """The same of an engine on trial: its reader gets the comparisons."""
+        if self.shadow is None or self.shadow.engine is not answer.engine:  # of one that no longer is
+            for _ in answer.jobs:
+                self.count_shadow(DropReason.UNREAD)
+            return
+        self.shadow.wrong += answer.wrong
         for job, prediction in zip(answer.jobs, answer.predictions, strict=True):
             served = job.reference
             if served is None or prediction is None:
                 self.count_shadow(DropReason.NOT_FINITE)
                 continue
             comparison = Comparison(served, prediction, job.seconds, answer.seconds)
-            if self.shadow is not None and self.shadow.add(comparison):
+            if self.shadow.add(comparison):
                 self._metrics.shadow_windows.labels(self.name).inc()
             else:
                 self.count_shadow(DropReason.UNREAD)
@@ -206,6 +218,7 @@ class Served:
         if self.engine is not None:
             self._metrics.model_engine.remove(self.name, self.engine.name)
         self.engine = engine
+        self.wrong = 0
         if engine is not None:
             self.problem = ""
             self._metrics.model_engine.labels(self.name, engine.name).set(1)

@@ -16,7 +16,8 @@ import numpy as np
 
 from agent.core.ecg import Prediction
 from agent.core.manifest import Manifest
-from agent.engines.serving.compute import Computer
+from agent.engines.backend import EngineError
+from agent.engines.serving.compute import Computed, Computer
 from agent.engines.serving.keeper import Engine
 from agent.engines.serving.queue import Dropped, DropReason, Job
 from agent.engines.serving.schedule import Lane, Schedule
@@ -42,6 +43,10 @@ class Answer:
     """Seconds of them that filtering took."""
     inferred: float
     """And the network."""
+    engine: Engine
+    """Which computed it."""
+    wrong: int = 0
+    """Windows that are finite and got an answer that is not."""
 
     @property
     def seconds(self) -> float:
@@ -71,13 +76,23 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """An engine has failed, and the one that stood by for it has taken its place and its windows."""
+
+    lane: str
+    engine: Engine
+    by: Engine
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The thread has ended: it was told to, or by an error of the first model's engine or of its own."""
 
     error: BaseException | None = None
 
 
-Outcome: TypeAlias = Answer | Gone | Lost | Ended
+Outcome: TypeAlias = Answer | Gone | Lost | Replaced | Ended
 
 
 @dataclass(slots=True, eq=False)
@@ -89,6 +104,8 @@ class _Seat:
     engine: Engine
     shadow: str = ""
     """The lane that gets its answers to compare; empty: none."""
+    stands_by: bool = False
+    """Whether that lane's engine takes this one's place when it fails."""
 
 
 class Worker:
@@ -151,12 +168,34 @@ class Worker:
                 known.pace.restart(engine.seconds, time.monotonic())
                 self._retire(old)
 
-    def shadow(self, name: str, of: str, lane: Lane, manifest: Manifest, engine: Engine) -> None:
-        """From the next batch on this engine computes what another lane's engine has, in the time that all leave."""
+    def shadow(
+        self, name: str, of: str, lane: Lane, manifest: Manifest, engine: Engine, *, stands_by: bool = False
+    ) -> None:
+        """From the next batch on this engine computes what another lane's engine has, in the time that all leave.
+
+        ``stands_by``: and takes its place when it raises, or gives answers that are not finite.
+        """
         with self._changed:
             self._begin(name, lane, manifest, engine, on_trial=True)
             if (seat := self._seats.get(of)) is not None:
-                seat.shadow = name
+                seat.shadow, seat.stands_by = name, stands_by
+
+    def exchange(self, name: str) -> tuple[Job, ...] | None:
+        """From the next batch on a lane's engine and the one on trial beside it have each other's place, and the one
+        that served stands by. The windows that waited to be compared; None: there are no two.
+        """
+        with self._changed:
+            seat, lane = self._seats.get(name), self._schedule.find(name)
+            trial = self._seats.get(seat.shadow) if seat is not None else None
+            trial_lane = self._schedule.find(seat.shadow) if seat is not None else None
+            if seat is None or lane is None or trial is None or trial_lane is None:
+                return None
+            seat.engine, trial.engine = trial.engine, seat.engine
+            seat.stands_by = True
+            now = time.monotonic()
+            lane.pace.restart(seat.engine.seconds, now)
+            trial_lane.pace.restart(trial.engine.seconds, now)
+            return tuple(trial_lane.queue.clear())
 
     def remove(self, name: str) -> tuple[Job, ...]:
         """Serve a lane no more; the windows that waited there."""
@@ -182,7 +221,8 @@ class Worker:
         if seat is not None:
             self._retire(seat.engine)
         for other in self._seats.values():
-            other.shadow = "" if other.shadow == name else other.shadow
+            if other.shadow == name:
+                other.shadow, other.stands_by = "", False
         return tuple(lane.queue.clear()) if lane is not None else ()
 
     def _retire(self, engine: Engine) -> None:
@@ -238,10 +278,19 @@ class Worker:
 
     def _compute(self, lane: str, jobs: tuple[Job, ...], seat: _Seat, engine: Engine) -> None:
         began = time.monotonic()
+        done: Computed | None = None
+        problem: Exception | None = None
         try:
             done = seat.computer.run(engine.backend, [job.window for job in jobs])
         except Exception as error:  # noqa: BLE001  whatever a library raises: the first model must not suffer by others
-            self._fail(lane, jobs, seat, engine, error)
+            problem = error
+        if done is not None and done.wrong:
+            problem = EngineError(f"{engine.name} gives answers that are not finite.")
+        if problem is not None and (by := self._stand_in(lane, seat, engine, problem)) is not None:
+            self._compute(lane, jobs, seat, by)
+            return
+        if done is None:
+            self._fail(lane, jobs, seat, engine, problem or EngineError("no answer"))
             return
         ended = time.monotonic()
         finite = np.all(np.isfinite(done.probabilities), axis=1)
@@ -249,13 +298,13 @@ class Worker:
             Prediction(job.window, seat.model_id, engine.name, p, ended) if sound else None
             for job, p, sound in zip(jobs, done.probabilities, finite, strict=True)
         )
-        answer = Answer(lane, jobs, predictions, began, ended, done.filtered, done.inferred)
+        answer = Answer(lane, jobs, predictions, began, ended, done.filtered, done.inferred, engine, done.wrong)
         dropped: list[tuple[str, Dropped]] = []
         with self._changed:
             self._free()
             self._schedule.done(lane, jobs, began, ended)
             self._held += not answer.on_trial
-            shadow = self._schedule.find(seat.shadow) if seat.shadow else None
+            shadow = self._schedule.find(seat.shadow) if seat.shadow and seat.engine is engine else None
             for prediction in predictions if shadow is not None else ():
                 if prediction is not None and shadow is not None:
                     one = shadow.queue.push(Job(prediction.window, ended, prediction, answer.seconds))
@@ -263,6 +312,23 @@ class Worker:
         self._post(answer)
         if dropped:
             self._post(Gone(tuple(dropped)))
+
+    def _stand_in(self, lane: str, seat: _Seat, engine: Engine, error: Exception) -> Engine | None:
+        """Put the engine that stands by in the failed one's place; None: there is none."""
+        with self._changed:
+            by = self._seats.get(seat.shadow) if seat.stands_by else None
+            if by is None or seat.engine is not engine:
+                return None
+            name = seat.shadow
+            seat.engine, by.engine = by.engine, engine  # so that removing the other lane retires the failed one
+            waiting = self._remove(name)
+            if (known := self._schedule.find(lane)) is not None:
+                known.pace.restart(seat.engine.seconds, time.monotonic())
+            self._in_use = seat.engine
+            replaced = Replaced(lane, engine, seat.engine, error)
+        self._post(Gone(tuple((name, Dropped(job, DropReason.ENGINE)) for job in waiting)))
+        self._post(replaced)
+        return replaced.by
 
     def _fail(self, lane: str, jobs: tuple[Job, ...], seat: _Seat, engine: Engine, error: Exception) -> None:
         """An engine raised: fatal if it is the first model's, unless another has just taken its place."""

@@ -20,7 +20,7 @@ from agent.engines.backend import Backend, EngineError, EngineSettings, open_bac
 from agent.engines.bundle import Bundle
 from agent.engines.openvino import OpenVinoEngine
 from agent.engines.serving.batcher import Batcher
-from agent.engines.serving.model import Model
+from agent.engines.serving.model import Model, Shadow
 from agent.engines.serving.queue import DropReason
 from agent.engines.serving.settings import ModelSettings, ServingSettings
 from agent.metrics import Metrics
@@ -620,6 +620,109 @@ async def test_a_shadow_that_fails_is_told_to_its_reader_and_nobody_else(
     with pytest.raises(StopAsyncIteration):
         await anext(again)
     assert of_model(metrics, "deepecg_shadow_windows_dropped_total", model="small", reason="engine") == 1
+
+
+async def test_the_engine_on_trial_and_the_one_that_serves_change_places(
+    bundle: Bundle, engine: Backend, watched: Watched, make_window: WindowMaker
+) -> None:
+    """Twenty exchanges under load: each window is answered once, in order, and is compared with the other engine's."""
+    metrics, found, comparisons = Metrics(), list[Prediction](), list[tuple[str, str]]()
+    async with ward_of(bundle, watched, metrics) as batcher:
+        shadow = await batcher.shadow("small", lambda: nullcontext(Named(engine, "openvino-bf16")))
+
+        async def read() -> None:
+            async for predictions in batcher:
+                found.extend(predictions)
+
+        async def compare(shadow: Shadow) -> None:
+            async for c in shadow:
+                comparisons.append((c.served.engine, c.shadow.engine))
+
+        tasks = [asyncio.create_task(read()), asyncio.create_task(compare(shadow))]
+        for i in range(20):
+            for bed in range(3):
+                batcher.submit(make_window(bed=str(bed), seed=i, rate=100.0))
+            if i % 3:
+                await asyncio.sleep(0.03)
+            shadow = batcher.exchange("small")
+            tasks.append(asyncio.create_task(compare(shadow)))
+            serves = "openvino-f32" if i % 2 else "openvino-bf16"
+            assert batcher.states()[0].engine == serves == batcher.engine
+            assert batcher.states()[0].shadow != serves
+        await batcher.drain()
+        await asyncio.sleep(0.1)
+        batcher.unshadow("small")
+        with pytest.raises(EngineError, match="no engine is on trial for small any more"):
+            batcher.exchange("small")
+        tasks[0].cancel()
+        await asyncio.gather(*tasks[1:])
+    assert [p.window.start for p in found if p.window.bed == "1"] == list(range(20))
+    assert len(found) == 60
+    assert {p.engine for p in found} == {"openvino-f32", "openvino-bf16"}
+    assert comparisons
+    assert all(served != shadow for served, shadow in comparisons)
+    assert of_model(metrics, "deepecg_engine_swaps_total", model="small", outcome="done") == 20
+
+
+@pytest.mark.parametrize("fault", ["raises", "not finite"])
+async def test_the_engine_that_stands_by_takes_the_batch_that_failed(
+    bundle: Bundle, engine: Backend, watched: Watched, make_window: WindowMaker, fault: str
+) -> None:
+    metrics, new = Metrics(), Named(engine, "openvino-bf16")
+    async with ward_of(bundle, watched, metrics) as batcher:
+        first = await batcher.shadow("small", lambda: nullcontext(new))
+        shadow = batcher.exchange("small")
+        with pytest.raises(StopAsyncIteration):
+            await anext(first)
+        new.fail, new.nan_row = fault == "raises", 0
+        for i in range(3):
+            batcher.submit(make_window(bed=str(i), seed=i))
+        predictions = await collect(batcher, 3)
+        assert {p.engine for p in predictions} == {"openvino-f32"}
+        reader = asyncio.create_task(collect(batcher, 1))
+        with pytest.raises(EngineError, match="openvino-bf16 has failed while serving"):
+            async with asyncio.timeout(10):
+                async for _ in shadow:
+                    pass
+        assert shadow.stood_in
+        assert (batcher.states()[0].engine, batcher.states()[0].shadow) == ("openvino-f32", "")
+        batcher.submit(make_window(seed=3))
+        assert len(await reader) == 1
+    assert b"deepecg_windows_dropped_total{" not in metrics.render()
+    assert of_model(metrics, "deepecg_engine_swaps_total", model="small", outcome="stood_in") == 1
+
+
+async def test_an_engine_on_trial_does_not_stand_by_before_it_has_served(
+    bundle: Bundle, engine: Backend, watched: Watched, make_window: WindowMaker
+) -> None:
+    async with ward_of(bundle, watched, Metrics()) as batcher:
+        await batcher.shadow("small", lambda: nullcontext(Named(engine, "untested")))
+        watched.fail = True
+        batcher.submit(make_window())
+        with pytest.raises(EngineError, match="fell off the bus"):
+            await collect(batcher, 1)
+
+
+async def test_answers_that_are_not_finite_are_counted(
+    bundle: Bundle, watched: Watched, make_window: WindowMaker
+) -> None:
+    bad = make_window(seed=1)
+    bad.samples[3, 7] = np.nan
+    async with ward_of(bundle, watched, Metrics()) as batcher:
+        reader = asyncio.create_task(collect(batcher, 1))
+        batcher.submit(bad)  # not the engine's fault
+        await asyncio.sleep(0.2)
+        assert batcher.wrong("small") == 0
+        watched.nan_row = 0
+        batcher.submit(make_window(seed=2))
+        async with asyncio.timeout(10):
+            while not batcher.wrong("small"):
+                await asyncio.sleep(0.01)
+        watched.nan_row = None
+        batcher.submit(make_window(seed=3))
+        await reader
+        assert batcher.wrong("small") == 1
+        assert batcher.serving("small") is not None
 
 
 async def test_leaving_closes_every_engine(bundle: Bundle, engine: Backend, watched: Watched) -> None:

@@ -54,7 +54,7 @@ def test_answers_are_counted_by_model_and_stage(bundle: Bundle, make_window: Win
     windows = [make_window(bed=f"{i}", rate=1.0, received=100.0 - 2 * i) for i in range(3)]
     jobs = tuple(Job(window, window.received + 0.125) for window in windows)
     predictions = (predicted(windows[0]), predicted(windows[1]), None)
-    found = model.answered(Answer("small", jobs, predictions, 100.5, 101.0, 0.125, 0.25))
+    found = model.answered(Answer("small", jobs, predictions, 100.5, 101.0, 0.125, 0.25, engine()))
     assert found == predictions[:2]
     assert value(metrics, "deepecg_model_windows_total", model="small") == 2
     assert value(metrics, "deepecg_model_windows_late_total", model="small") == 1, "three seconds, two allowed"
@@ -75,7 +75,7 @@ def test_a_further_model_s_numbers_are_its_own(bundle: Bundle, make_window: Wind
     model = served(bundle, metrics, ModelSettings(bundle="x", once=True))
     window = make_window(rate=1.0, received=100.0)
     model.given(window)
-    answer = Answer("small", (Job(window, 100.0),), (predicted(window),), 100.5, 101.0, 0.1, 0.2)
+    answer = Answer("small", (Job(window, 100.0),), (predicted(window),), 100.5, 101.0, 0.1, 0.2, engine())
     assert model.answered(answer)
     model.count(DropReason.LEADS)
     assert value(metrics, "deepecg_model_windows_total", model="small") == 1
@@ -122,7 +122,8 @@ def compared(bundle: Bundle, make_window: WindowMaker, model: Served, *starts: i
     windows = [make_window(seed=s, rate=1.0) for s in starts]
     jobs = tuple(Job(w, 1.0, predicted(w), 0.02) for w in windows)
     new = tuple(predicted(w, "openvino-bf16") for w in windows)
-    model.compared(Answer("small:shadow", jobs, new, 1.0, 2.0, 0.125, 0.125 * (2 * len(jobs) - 1)))
+    on_trial = model.shadow.engine if model.shadow is not None else engine()
+    model.compared(Answer("small:shadow", jobs, new, 1.0, 2.0, 0.125, 0.125 * (2 * len(jobs) - 1), on_trial))
 
 
 async def test_comparisons_reach_their_reader_and_too_many_are_counted(
@@ -158,3 +159,25 @@ async def test_a_reader_hears_why_a_trial_ended(bundle: Bundle, make_window: Win
     for _ in range(2):
         with pytest.raises(EngineError, match="failed on trial"):
             await asyncio.wait_for(anext(shadow), 1)
+
+
+def test_answers_that_are_not_finite_are_the_engine_s_that_gave_them(bundle: Bundle, make_window: WindowMaker) -> None:
+    model, present, before = served(bundle, Metrics()), engine("present"), engine("before")
+    model.is_served_by(present)
+    window = make_window(rate=1.0)
+    for by in (present, before):
+        model.answered(Answer("small", (Job(window, 1.0),), (None,), 1.0, 2.0, 0.1, 0.1, by, wrong=1))
+    assert model.wrong == 1
+    model.is_served_by(before)
+    assert model.wrong == 0
+
+
+def test_a_comparison_by_an_engine_that_is_on_trial_no_more_is_none(bundle: Bundle, make_window: WindowMaker) -> None:
+    metrics = Metrics()
+    model = served(bundle, metrics)
+    model.shadow = Shadow(engine(), 3)
+    window = make_window(rate=1.0)
+    job = Job(window, 1.0, predicted(window), 0.02)
+    model.compared(Answer("small:shadow", (job,), (predicted(window),), 1.0, 2.0, 0.1, 0.1, engine(), wrong=1))
+    assert model.shadow.wrong == 0
+    assert value(metrics, "deepecg_shadow_windows_dropped_total", model="small", reason="unread") == 1
