@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from agent import __version__
-from agent.commands import bundle
+from agent.commands import bundle, rebuild
 from agent.config import Config, ConfigError, load, reference
 from agent.engines.bundle import BundleError
 from agent.logs import configure_logging
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(rebuild.app)
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", help="The TOML configuration; deploy/agent.toml is the reference.")
@@ -130,11 +131,12 @@ def bench(
     sections: Annotated[list[str] | None, typer.Argument(help="Which sections; default: all.")] = None,
 ) -> None:
     """Measure this machine and print JSON: CPU per bed-second, windows/s, inference."""
-    from agent import bench as benchmarks
+    from agent.bench import sections as benchmarks
+    from agent.bench.measure import BenchError
 
     try:
         typer.echo(json.dumps(benchmarks.run(sections or []), indent=2))
-    except benchmarks.BenchError as error:
+    except BenchError as error:
         _refuse(error)
 
 
