@@ -46,8 +46,8 @@ Which = Annotated[
 @app.command("list")
 def list_(state: StateDir = None, config: ConfigFile = None, key: Keys = None, as_json: Json = False) -> None:
     """List the installed bundles, and which is served."""
-    with _sentences():
-        store = _store(state, config, key)
+    with sentences():
+        store = store_of(state, config, key)
         now = store.state()
         rows = [
             {
@@ -82,8 +82,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Tell all about a bundle, checked whole: what it is, whose, its engines, labels, training and change record."""
-    with _sentences():
-        store = _store(state, config, key)
+    with sentences():
+        store = store_of(state, config, key)
         with _opened(store, bundle) as found:
             here = read_derived(store.state_dir, found.sha256, this_machine())
             if as_json:
@@ -103,8 +103,8 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check signature, manifest and every byte of bundles; exit 2 if one is not good."""
-    with _sentences():
-        store = _store(state, config, key)
+    with sentences():
+        store = store_of(state, config, key)
         rows: list[dict[str, str]] = []
         for name in bundle or [one.key for one in store.installed()] or [""]:
             try:
@@ -133,8 +133,8 @@ def install(
     reason: Reason = "",
 ) -> None:
     """Check a bundle and copy it into the state directory; it is served once it is activated."""
-    with _sentences():
-        found = _store(state, config, key).install(source, reason)
+    with sentences():
+        found = store_of(state, config, key).install(source, reason)
         typer.echo(
             f"{found.path}: {found.manifest.model_id} is installed{_signed(found)}; "
             f"next: deepecg-agent bundle activate {found.manifest.model_id}"
@@ -151,8 +151,8 @@ def activate(
     untested: Annotated[bool, typer.Option(help="Do not run its self-test on this machine first.")] = False,
 ) -> None:
     """Serve an installed bundle from the agent's next start on, if an engine of it passes its self-test here."""
-    with _sentences():
-        store = _store(state, config, key)
+    with sentences():
+        store = store_of(state, config, key)
         tested = ""
         if not untested:
             with open_backend(store.open_installed(bundle), store.settings) as backend:
@@ -164,8 +164,8 @@ def activate(
 @app.command()
 def rollback(state: StateDir = None, config: ConfigFile = None, key: Keys = None, reason: Reason = "") -> None:
     """Serve the bundle that was active before, from the agent's next start on."""
-    with _sentences():
-        found = _store(state, config, key).rollback(reason)
+    with sentences():
+        found = store_of(state, config, key).rollback(reason)
         typer.echo(f"{found.manifest.model_id} is active again{_signed(found)}; restart the agent to serve it")
 
 
@@ -176,7 +176,7 @@ def schema_() -> None:
 
 
 @contextmanager
-def _sentences() -> Iterator[None]:
+def sentences() -> Iterator[None]:
     """What a person can mend is one sentence on stderr and exit status 2."""
     configure_logging("error", "console")
     try:
@@ -186,7 +186,12 @@ def _sentences() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def _store(state: Path | None, config: Path | None, keys: Sequence[Path] | None) -> Store:
+def store_of(state: Path | None, config: Path | None, keys: Sequence[Path] | None) -> Store:
+    """The store that the options mean.
+
+    Raises:
+        ConfigError: they contradict each other, or the configuration cannot be used.
+    """
     if config is not None and state is not None:
         raise ConfigError("give --state or --config, not both: the configuration names the state directory")
     if config is not None:

@@ -190,6 +190,8 @@ class Opened:
     backend: Backend
     bundle: Bundle
     """Whose engine it is: the bundle, or one that this machine derived from it."""
+    entry: Engine
+    """The manifest's words for it."""
     skipped: tuple[Skipped, ...]
     """The engines before it in the order of preference."""
     golden_difference: float
@@ -223,7 +225,13 @@ START_WINDOWS = 2
 
 @contextmanager
 def open_backend(
-    bundle: Bundle, settings: EngineSettings, *, derived: Sequence[Bundle] = (), machine: Machine | None = None
+    bundle: Bundle,
+    settings: EngineSettings,
+    *,
+    derived: Sequence[Bundle] = (),
+    otherwise: Sequence[Bundle] = (),
+    skipped: Sequence[Skipped] = (),
+    machine: Machine | None = None,
 ) -> Iterator[Opened]:
     """The first engine, in order of preference, that works here: entered and self-tested.
 
@@ -231,14 +239,16 @@ def open_backend(
         bundle: Whose engines are tried in the manifest's order.
         settings: Threads, cache, largest batch.
         derived: Bundles with engines that this machine compiled for itself, tried before: they were made to fit it.
+        otherwise: The same, tried after all others: better than none.
+        skipped: Engines that are known not to serve.
         machine: What is compared with the engines' targets; this one by default.
 
     Raises:
         EngineError: none does.
     """
     machine = machine or this_machine()
-    skipped: list[Skipped] = []
-    for one, entry in [(each, entry) for each in (*derived, bundle) for entry in each.manifest.engines]:
+    passed_over = list(skipped)
+    for one, entry in [(each, entry) for each in (*derived, bundle, *otherwise) for entry in each.manifest.engines]:
         with ExitStack() as stack:
             try:
                 if reason := misfit(entry, machine):
@@ -246,15 +256,15 @@ def open_backend(
                 backend = stack.enter_context(FACTORIES[entry.flavour](one, entry, settings))
                 difference = self_test(backend, one, settings.max_batch, entry, most=START_WINDOWS)
             except EngineError as error:
-                skipped.append(Skipped(f"{entry.flavour}-{entry.precision}", str(error).rstrip(".")))
+                passed_over.append(Skipped(f"{entry.flavour}-{entry.precision}", str(error).rstrip(".")))
                 log.warning("engine_skipped", flavour=entry.flavour, precision=entry.precision, reason=str(error))
                 continue
             log.info("engine_ready", engine=backend.name, model=one.manifest.model_id, golden_difference=difference)
-            yield Opened(backend, one, tuple(skipped), difference)
+            yield Opened(backend, one, entry, tuple(passed_over), difference)
             return
     raise EngineError(
         f"bundle {bundle.manifest.model_id} has no engine that works on this machine: "
-        + "; ".join(f"{one.engine}: {one.reason}" for one in skipped)
+        + "; ".join(f"{one.engine}: {one.reason}" for one in passed_over)
     )
 
 

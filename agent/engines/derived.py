@@ -158,6 +158,19 @@ def read_derived(state_dir: Path, parent_sha256: str, machine: Machine) -> list[
     return sorted(found, key=lambda engine: engine.derived.created, reverse=True)
 
 
+def remove_derived(state_dir: Path, name: str) -> None:
+    """Delete an engine that nothing needs any more.
+
+    Raises:
+        BundleError: the state directory cannot be changed.
+    """
+    try:
+        with locked(state_dir), incoming(state_dir / ENGINES) as folder:
+            (state_dir / ENGINES / name).rename(folder / name)  # gone at once; then its files, however long that takes
+    except OSError as error:
+        raise BundleError(f"engine {name} cannot be deleted ({error.strerror}); delete it by hand.") from error
+
+
 class OtherParentError(BundleError):
     """The engine is of another bundle: no fault, after an update, but not to be used with this one."""
 
