@@ -1,18 +1,33 @@
-"""Small tables of windows, archives and recordings, the signals of the project's own generator."""
+"""Small tables of windows, archives and recordings, the signals of the project's own generator; a bundle to be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
+import torch
+from torch.export import ExportedProgram
 
 from agent.core.ecg import LEADS, FloatArray, Lead
+from agent.core.filters import Preprocessing
 from agent.core.labels import LABELS, index_of
+from agent.core.manifest import AlertRule, Evidence, Label, Training
 from agent.core.synthetic import Rhythm, synthesize
+from agent.engines.build import Built, SourceFiles, build, ir_of
+from training.bundle import Contents, answers_of, exported
+from training.compile import golden_windows, identity_of, input_of
 from training.data import Recording, WindowTable
+from training.engines import sources_of
+from training.models.sl import DeepECGSL
+from training.models.weights import DIAGNOSES, config_of
+from training.recipes import smoke
 
+EVIDENCE = Evidence(auroc=0.9, lower=0.88, upper=0.95, positive_patients=25, negative_patients=90)
+MakeContents = Callable[..., Contents]
 WriteRecord = Callable[..., FloatArray]
 MakeRecording = Callable[..., Recording]
 
@@ -96,3 +111,92 @@ def make_recording() -> MakeRecording:
         return Recording(record=name, rate=rate, leads=leads, signal=signal, **known | fields)  # type: ignore[arg-type]
 
     return make
+
+
+def _small_net(seed: int) -> DeepECGSL:
+    net = DeepECGSL(replace(smoke().network, labels=len(LABELS)))
+    net.initialise(torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        net.classifier[-1].weight.mul_(4.0)  # fresh weights answer one half to everything
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def make_contents() -> MakeContents:
+    """All of a bundle but its engines, of a narrow DeepECG-SL for the windows of `small_table`."""
+
+    def make(labels: Sequence[Label] | None = None, *, seed: int = 0, version: str = "0.0.1") -> Contents:
+        net = _small_net(seed)
+        config = config_of(net, task=DIAGNOSES, preprocessing=Preprocessing(seconds=2.0))
+        spec = input_of(config.preprocessing, "bedside")
+        return Contents(
+            net=net,
+            config=config,
+            labels=tuple(labels or (Label(name=info.name, severity=info.severity.value) for info in LABELS)),
+            input=spec,
+            identity=identity_of(net, version),
+            training=Training(summary="none", datasets={}, patients=0, windows=0),
+            golden=golden_windows(spec)[:4],
+            readme="# nothing\n",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def alerting_labels(small_table: WindowTable, make_contents: MakeContents) -> tuple[Label, ...]:
+    """Labels of which one has evidence and a rule whose threshold the network's answers cross now and then."""
+    plain = make_contents()
+    x, _ = small_table.batch(np.flatnonzero(small_table.continuous))
+    p = answers_of(plain.net, x * np.float32(plain.input.preprocessing.gain), plain.labels)[:, index_of("Afib")]
+    threshold = float(np.quantile(p, 0.6))
+    rule = AlertRule(
+        threshold=threshold,
+        release=threshold / 2,
+        open_after=1,
+        close_after=1,
+        priority=LABELS[index_of("Afib")].priority,
+        false_alerts_per_bed_day=0.1,
+        false_alerts_upper=0.5,
+        negative_hours=24.0,
+    )
+    return tuple(
+        label.model_copy(update={"evidence": EVIDENCE, "rule": rule}) if label.name == "Afib" else label
+        for label in plain.labels
+    )
+
+
+@pytest.fixture(scope="session")
+def alerting(make_contents: MakeContents, alerting_labels: tuple[Label, ...]) -> Contents:
+    """`make_contents` with one label that alerts."""
+    return make_contents(alerting_labels)
+
+
+@pytest.fixture(scope="session")
+def program(alerting: Contents) -> ExportedProgram:
+    """The network of `alerting` on its way to engines."""
+    return exported(alerting)
+
+
+@pytest.fixture(scope="session")
+def source(program: ExportedProgram) -> SourceFiles:
+    """What the engines of `alerting` are compiled from."""
+    return sources_of(program, onnx=True)
+
+
+@pytest.fixture(scope="session")
+def f32(source: SourceFiles) -> Built:
+    """A sound engine of `alerting`."""
+    return build(source, "openvino", "f32", (1, 8))
+
+
+@pytest.fixture(scope="session")
+def wrong(f32: Built) -> Built:
+    """An engine that is another network's: it runs, and every answer is wrong."""
+    op = openvino.opset15
+    x = op.parameter([-1, 12, 500], openvino.Type.f32)
+    weight = np.random.default_rng(9).normal(0, 0.01, (12, len(LABELS))).astype(np.float32)
+    answers = op.sigmoid(op.matmul(op.reduce_max(x, [2]), op.constant(weight), False, False))
+    content = ir_of(openvino.Model([answers], [x]))
+    names = ("model-int8w.xml", "model-int8w.bin")
+    return replace(f32, precision="int8w", files=dict(zip(names, content, strict=True)), batches=(1,))

@@ -1,4 +1,4 @@
-"""The four commands on a few real recordings, from signal to bundle."""
+"""The commands on a few real recordings, from signal to bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from agent.engines.bundle import BundleError, open_bundle
+from agent.engines.bundle import UNSIGNED, BundleError, open_bundle
 from agent.engines.signing import Trust
 from training.cli import app, main
 
@@ -58,19 +58,41 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
     assert not np.isfinite(unseen[~scored]).any()
     call("thresholds", run, "--dataset", str(few))
     assert json.loads((tmp_path / "run" / "thresholds.json").read_text()) == {}, "too few patients for a rule"
-    out = call("compile", run, str(bundle), *options, "--version", "0.0.1")
-    assert "deepecg-sl-demo/0.0.1" in out
-    assert f"not signed, and no agent serves it until it is: deepecg-train sign {bundle} --key KEY" in out
-    with pytest.raises(BundleError, match="is not signed"):
-        open_bundle(bundle)
+    quick = ["--windows", "30", "--hours", "0.1"]
+    compiling = ["compile", run, str(bundle), *options, *quick, "--engine", "openvino-f32", "--no-onnx", "--version"]
     call("keygen", str(tmp_path / "key"))
-    out = call("compile", run, str(bundle), *options, "--version", "0.0.2", "--key", str(tmp_path / "key"))
+    out = call(*compiling, "0.0.2", "--key", str(tmp_path / "key"))
     assert "Signed by key" in out
     assert "deepecg-sl-demo/0.0.2" in call("verify", str(bundle), "--key", str(tmp_path / "key.pub"))
     manifest = open_bundle(bundle, Trust.of([tmp_path / "key.pub"])).manifest
     assert all(label.rule is None and label.evidence is None for label in manifest.labels)
     readme = (bundle / "README.md").read_text()
     assert "not the published DeepECG weights" in " ".join(readme.split())
+    before = (bundle / "manifest.json").read_bytes()
+
+    # A fold's network is shipped with the evidence of that fold alone.
+    arguments = [*compiling, "0.0.3", "--run", "1"]
+    with pytest.raises(ValueError, match=r"is not of fold 1 alone.*evidence .* --fold 1, then thresholds"):
+        runner.invoke(app, arguments, catch_exceptions=False)
+    assert (bundle / "manifest.json").read_bytes() == before
+    call("evidence", run, *options, "--fold", "1")
+    with pytest.raises(ValueError, match=r"no .*thresholds\.json; run: deepecg-train thresholds"):
+        runner.invoke(app, arguments, catch_exceptions=False)  # those that were there are of other networks
+    alone = np.isfinite(np.load(tmp_path / "run" / "unseen.npy")).all(axis=1)
+    assert alone.any()
+    assert not (alone & ~scored).any()
+    assert alone.sum() < scored.sum()
+    call("thresholds", run, "--dataset", str(few))
+    out = call(*arguments)
+    assert f"{bundle}: deepecg-sl-demo/0.0.3" in out
+    assert f"not signed, and no agent serves it until it is: deepecg-train sign {bundle} --key KEY" in out
+    with pytest.raises(BundleError, match="is not signed"):
+        open_bundle(bundle)
+    manifest = open_bundle(bundle, UNSIGNED).manifest
+    assert "Fold 1 of 3 was left out" in manifest.training.summary
+    assert [engine.parity.windows > 12 for engine in manifest.engines] == [True], "the dataset's windows too"
+    said = call("validate", str(bundle), *quick, "--data", str(few)).splitlines()
+    assert [line.rstrip().endswith("passes") for line in said if "openvino-f32 " in line] == [True]
 
 
 @pytest.mark.data
@@ -86,6 +108,9 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
         (["compile", "{run}", "{run}/b", "--dataset", "{data}"], "run: deepecg-train evidence"),
         (["compile", "{run}", "{run}/b", "--dataset", "{data}", "--key", "{run}/none"], "none cannot be opened"),
         (["train", "{run}", "--dataset", "{data}", "--recipe", "smoke", "--fold", "7"], "there is no fold '7'"),
+        (["evidence", "{run}", "--dataset", "{data}", "--fold", "3"], "there is no fold '3'; take 0 to 2"),
+        (["evidence", "{run}", "--dataset", "{data}", "--fold", "all"], "left none of them out; name folds, or each"),
+        (["compile", "{run}", "{run}/b", "--dataset", "{data}", "--run", "9"], "there is no fold '9'"),
     ],
 )
 def test_errors_are_one_sentence(

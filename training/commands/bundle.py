@@ -43,7 +43,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 PassphraseFile = Annotated[
     Path | None, typer.Option(help="File whose first line is the private key's passphrase, where it has one.")
 ]
-EVIDENCE, PREDICTIONS = "evidence.json", "predictions.npz"
+EVIDENCE, THRESHOLDS, PREDICTIONS = "evidence.json", "thresholds.json", "predictions.npz"
 UNSEEN = "unseen.npy"
 """(n, 77): every window's probabilities by the network that never saw its patient; NaN where there is none."""
 
@@ -63,7 +63,7 @@ def rules_of(output: Path) -> dict[str, Replay]:
     """The replay of each label that has a rule."""
     return {
         label: Replay(**fields | {"rule": Persistence(**fields["rule"]), "delays": tuple(fields["delays"])})
-        for label, fields in _read(output, "thresholds.json", "thresholds").items()
+        for label, fields in _read(output, THRESHOLDS, "thresholds").items()
     }
 
 
@@ -136,6 +136,7 @@ def evidence(
     scores = {group: score_all(LABEL_NAMES, probabilities, table, use) for group, use in groups(table).items()}
     scores |= {name: score_all(LABEL_NAMES, found, table) for name, found in reduced.items()}
     plain = {group: {name: asdict(score) for name, score in found.items()} for group, found in scores.items()}
+    (output / THRESHOLDS).unlink(missing_ok=True)  # chosen by what is no longer there
     _write(output, EVIDENCE, {"folds": scored, "scores": plain})
     for score in sorted(scores[POOLED].values(), key=lambda s: -s.positive_patients):
         mark = "evidence" if score.is_evidence else ""
@@ -157,7 +158,7 @@ def thresholds(output: Output, dataset: Dataset) -> None:
         if info.severity.value == "pathological" and info.name in scores and scores[info.name].is_evidence
     ]
     chosen = rules(LABEL_NAMES, table, probabilities, evident)
-    _write(output, "thresholds.json", {name: asdict(replay) for name, replay in chosen.items()})
+    _write(output, THRESHOLDS, {name: asdict(replay) for name, replay in chosen.items()})
     for name in evident:
         replay = chosen.get(name)
         if replay is None:

@@ -32,6 +32,7 @@ from training.evaluation.alerts import (
     episodes,
     poisson_interval,
     replay,
+    unmatched,
 )
 
 RULE = Persistence(open_after=3, close_after=2, release=0.5)
@@ -166,3 +167,17 @@ def test_episodes_are_unbroken_and_long_enough() -> None:
 def test_poisson_interval_is_exact() -> None:
     assert poisson_interval(0) == pytest.approx((0.0, 3.6889), abs=1e-4)
     assert poisson_interval(10) == pytest.approx((4.7954, 18.3904), abs=1e-4)
+
+
+def test_a_bundle_s_rule_is_the_same_persistence() -> None:
+    (rule,) = (label.rule for label in manifest(0.8, RULE).labels if label.rule is not None)
+    assert Persistence.of(rule) == RULE
+    assert Persistence.of(rule.model_copy(update={"threshold": 0.0, "release": 0.0})).release == 0.0
+
+
+def test_an_alert_is_matched_by_any_that_overlaps_it() -> None:
+    one, other = [(0, 4), (10, 12), (20, 20)], [(4, 9), (13, 19), (20, 25)]
+    assert unmatched(one, other) == [(10, 12)]
+    assert unmatched(other, one) == [(13, 19)]
+    assert unmatched(one, []) == one
+    assert unmatched([], one) == []
