@@ -1,0 +1,29 @@
+"""The bundle's engine, here and in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from agent.bench import engine
+from agent.engines.bundle import default_bundle, open_bundle
+
+
+def test_inference_by_threads_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_BATCHES", ((1, 2), (2, 1)))
+    found = engine.inference(open_bundle(default_bundle()))
+    for threads in ("threads_1", "threads_2"):
+        assert found[threads]["batch_2"]["ms_per_window"] > 0
+    json.dumps(found)
+
+
+def test_the_process_tells_its_start_memory_and_times() -> None:
+    command = [sys.executable, "-m", "agent.bench.engine", str(default_bundle()), "0", "1", str(time.time()), "2", "3"]
+    told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    assert told["start_seconds"] > 0
+    assert 0 < told["first_mb"] <= told["start_most_mb"]
+    assert len(told["batches"]["2"]["wall_ms"]) == 3
