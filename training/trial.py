@@ -28,7 +28,7 @@ from agent.engines.bundle import UNSIGNED, Bundle, BundleError, open_bundle
 BATCHES = (1, 8)
 """Sizes that are timed where the engine takes any."""
 _AT_ONCE = 64
-_LEAST, _MOST, _WITHIN = 5, 50, 0.5
+_LEAST, _MOST, _WITHIN = 5, 50, 0.3
 """Rounds of each size, and seconds after which no further one begins."""
 _REFUSED = 3
 """Exit status with a sentence; any other than 0 is a crash."""

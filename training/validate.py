@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -211,7 +211,9 @@ def validate(
             raise ValueError(f"fp32 torch is {off:.1e} away from the bundle's golden answers; compile it again")
         wanted = _reference(net, manifest.labels, windows.path, progress=progress)
         numbers = tqdm(range(len(manifest.engines)), desc="engines", unit="engine", disable=not progress, mininterval=5)
-        found = tuple(_examine(bundle, number, golden, wanted, windows, threads) for number in numbers)
+        found = _also_elsewhere(
+            manifest.engines, [_examine(bundle, number, golden, wanted, windows, threads) for number in numbers]
+        )
     finally:
         torch.set_num_threads(before)
     return Validation(
@@ -245,6 +247,18 @@ def _examine(
     except TrialError as error:
         return Finding(name, entry.library, size, not_run="", broken=str(error).rstrip("."), parity=Parity())
     return _compare(manifest, entry, size, golden, wanted, ran, windows)
+
+
+def _also_elsewhere(engines: Sequence[Engine], findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """A precision that fails wherever it was run is refused, too, where it could not be: the network has not got it."""
+    passing = {e.precision for e, one in zip(engines, findings, strict=True) if not one.not_run and not one.broken}
+    failing = {e.precision: one.engine for e, one in zip(engines, findings, strict=True) if one.broken}
+    return tuple(
+        replace(one, broken=f"{e.precision} fails as {failing[e.precision]}, and nothing here runs this engine")
+        if one.not_run and e.precision in failing.keys() - passing and not one.parity.windows
+        else one
+        for e, one in zip(engines, findings, strict=True)
+    )
 
 
 def _compare(

@@ -44,7 +44,7 @@ class Finding:
     not_run: str
     """Why it was not run here; empty: it was."""
     broken: str
-    """Which limit it breaks, or why it fails; empty: it passes, or was not run."""
+    """Which limit it breaks, or why it fails; empty: it passes, or was not run and nothing is known against it."""
     parity: Parity
     golden_max: float | None = None
     """Largest difference of an answer to a golden window: what the agent's self-test looks at."""
@@ -126,7 +126,7 @@ def table_of(found: Validation, seconds: Mapping[str, float] | None = None) -> l
             f"{one.engine}: {d.label} in {d.recording} opens at {d.opened:.0f} s by {d.by} alone"
             for d in one.differences
         ]
-        if one.not_run:
+        if one.not_run and not one.broken:
             lines.append(f"{one.engine}: not run here: {one.not_run}; the agent's self-test decides where it is")
         if one.broken:
             lines.append(f"{one.engine}: fails: {one.broken}")
@@ -177,7 +177,7 @@ def _latency(one: Finding) -> str:
 
 
 def _verdict(one: Finding) -> str:
-    return "not run here" if one.not_run else "FAILS" if one.broken else "passes"
+    return "FAILS" if one.broken else "not run here" if one.not_run else "passes"
 
 
 _COLUMNS: Mapping[str, Callable[[Finding], str]] = {

@@ -29,7 +29,7 @@ def bundle(
 ) -> Iterator[Bundle]:
     gpu = build(source, "torch-cuda", "bf16")
     folder = tmp_path_factory.mktemp("validate") / "x"
-    with draft(folder, alerting, source, [f32, wrong, gpu]) as made:
+    with draft(folder, alerting, source, [f32, wrong, gpu, replace(gpu, precision="int8w")]) as made:
         yield open_bundle(made.path, UNSIGNED)
 
 
@@ -40,7 +40,7 @@ def found(bundle: Bundle, alerting: Contents, small_table: WindowTable) -> Valid
 
 
 def test_a_sound_engine_passes_and_a_wrong_one_fails(found: Validation) -> None:
-    sound, wrong, _ = found.engines
+    sound, wrong, *_ = found.engines
     assert (sound.broken, sound.not_run) == ("", "")
     assert sound.parity.probability_max is not None
     assert sound.parity.probability_max < 1e-4
@@ -50,7 +50,7 @@ def test_a_sound_engine_passes_and_a_wrong_one_fails(found: Validation) -> None:
     assert sound.milliseconds is not None
     assert set(sound.milliseconds) == {1, 8}
     assert wrong.broken
-    assert found.failed == (wrong,)
+    assert wrong in found.failed
     assert wrong.parity.probability_max is not None
     assert wrong.parity.probability_max > 0.1
     assert wrong.all_max is not None
@@ -58,7 +58,7 @@ def test_a_sound_engine_passes_and_a_wrong_one_fails(found: Validation) -> None:
 
 
 def test_the_replay_counts_the_alerts_of_one_alone(found: Validation) -> None:
-    sound, wrong, _ = found.engines
+    sound, wrong, *_ = found.engines
     assert found.recordings == 10, "all that are continuous"
     assert found.hours == pytest.approx(30 * 5 / 3600)
     assert sound.alerts == wrong.alerts
@@ -73,14 +73,23 @@ def test_the_replay_counts_the_alerts_of_one_alone(found: Validation) -> None:
 def test_an_engine_for_another_machine_keeps_what_was_measured_elsewhere(found: Validation, bundle: Bundle) -> None:
     if this_machine().gpu:
         pytest.skip("this machine has a GPU")
-    last = found.engines[-1]
-    assert "no NVIDIA GPU" in last.not_run
-    assert not last.broken
-    assert last.parity == bundle.manifest.engines[-1].parity
+    one = found.engines[2]
+    assert "no NVIDIA GPU" in one.not_run
+    assert not one.broken
+    assert one.parity == bundle.manifest.engines[2].parity
+
+
+def test_a_precision_that_fails_here_is_not_offered_where_it_cannot_be_run(found: Validation) -> None:
+    if this_machine().gpu:
+        pytest.skip("this machine has a GPU")
+    last = found.engines[3]
+    assert last.not_run
+    assert last.broken == "int8w fails as openvino-int8w, and nothing here runs this engine"
+    assert last in found.failed
 
 
 def test_the_auroc_is_of_the_labels_that_count_and_moves_with_the_answers(found: Validation) -> None:
-    sound, wrong, _ = found.engines
+    sound, wrong, *_ = found.engines
     assert found.counted == ("Afib",), "the only one with evidence"
     assert sound.auroc == {}, "five patients are too few"
     assert sound.parity.auroc_change is None
@@ -95,7 +104,7 @@ def test_an_auroc_that_falls_closes_the_gate(
     monkeypatch.setattr("training.validate.LEAST_PATIENTS", 4)
     only = replace(bundle, manifest=bundle.manifest.model_copy(update={"limits": _only(auroc_drop=0.0)}))
     with windows_of(small_table, only.manifest, windows=60, hours=0.0) as windows:
-        good, bad, _ = validate(only, alerting.net, windows, progress=False).engines
+        good, bad, *_ = validate(only, alerting.net, windows, progress=False).engines
         x = np.load(windows.path)
         truth = windows.truth[:, index_of("Afib")]
     assert good.auroc is not None
