@@ -59,7 +59,8 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
     call("thresholds", run, "--dataset", str(few))
     assert json.loads((tmp_path / "run" / "thresholds.json").read_text()) == {}, "too few patients for a rule"
     quick = ["--windows", "30", "--hours", "0.1"]
-    compiling = ["compile", run, str(bundle), *options, *quick, "--engine", "openvino-f32", "--no-onnx", "--version"]
+    compiling = ["compile", run, str(bundle), *options, *quick, "--engine", "openvino-f32", "--no-onnx", "--no-weights"]
+    compiling.append("--version")
     call("keygen", str(tmp_path / "key"))
     out = call(*compiling, "0.0.2", "--key", str(tmp_path / "key"))
     assert "Signed by key" in out
@@ -75,6 +76,12 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not of fold 1 alone.*evidence .* --fold 1, then thresholds"):
         runner.invoke(app, arguments, catch_exceptions=False)
     assert (bundle / "manifest.json").read_bytes() == before
+    for wrong, sentence in (
+        (["--recipe", "demo"], "pass --recipe smoke"),
+        (["--run", "0,1"], "one network is shipped"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            runner.invoke(app, [*arguments, *wrong], catch_exceptions=False)
     call("evidence", run, *options, "--fold", "1")
     with pytest.raises(ValueError, match=r"no .*thresholds\.json; run: deepecg-train thresholds"):
         runner.invoke(app, arguments, catch_exceptions=False)  # those that were there are of other networks
@@ -91,7 +98,11 @@ def test_from_recordings_to_a_bundle(few: Path, tmp_path: Path) -> None:
     manifest = open_bundle(bundle, UNSIGNED).manifest
     assert "Fold 1 of 3 was left out" in manifest.training.summary
     assert [engine.parity.windows > 12 for engine in manifest.engines] == [True], "the dataset's windows too"
-    said = call("validate", str(bundle), *quick, "--data", str(few)).splitlines()
+    assert not {"model.onnx", "weights.safetensors"} & manifest.files.keys()
+    with pytest.raises(ValueError, match="name the model folder that it was compiled from: --model"):
+        runner.invoke(app, ["validate", str(bundle)], catch_exceptions=False)
+    model = str(tmp_path / "run" / "1" / "model")
+    said = call("validate", str(bundle), *quick, "--data", str(few), "--model", model).splitlines()
     assert [line.rstrip().endswith("passes") for line in said if "openvino-f32 " in line] == [True]
 
 

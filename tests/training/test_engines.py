@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.core.manifest import Limits
 from agent.engines.build import PRECISIONS, Built, SourceFiles
 from agent.engines.bundle import UNSIGNED, open_bundle
 from training.bundle import Contents
 from training.data import WindowTable
 from training.engines import Asked, asked_from, compile_all, defaults, once, publish
-from training.verdict import Validation
 
 
 @pytest.mark.parametrize(
@@ -77,21 +74,17 @@ def test_a_precision_that_the_network_does_not_have_is_refused_or_left_out(
     assert "openvino-f32: 100 %" in capsys.readouterr().err
 
 
-def test_a_closed_gate_writes_no_bundle_and_leaves_the_old_one(
+def test_only_what_passes_is_published_and_a_closed_gate_leaves_the_old_bundle(
     tmp_path: Path, alerting: Contents, source: SourceFiles, f32: Built, wrong: Built, small_table: WindowTable
 ) -> None:
     folder, told = tmp_path / "x", []
-    with pytest.raises(ValueError, match=r"closed for openvino-int8w, and .*x was not written; .* --drop-failing"):
-        publish(folder, alerting, source, [f32, wrong], table=small_table, progress=False, tell=told.append)
-    assert not list(tmp_path.iterdir())
-    (found,) = told
-    assert [bool(one.broken) for one in found.engines] == [False, True]
-
     manifest = publish(
         folder, alerting, source, [wrong, f32], table=small_table, progress=False, drop_failing=True, tell=told.append
     )
+    (found,) = told
+    assert [bool(one.broken) for one in found.engines] == [True, False]
     (engine,) = manifest.engines
-    assert (engine.precision, engine.parity) == ("f32", told[1].engines[1].parity)
+    assert (engine.precision, engine.parity) == ("f32", found.engines[1].parity)
     assert engine.parity.windows == 4 + 60
     assert engine.parity.logit_max is not None
     assert engine.parity.logit_max <= 1e-4
@@ -103,12 +96,17 @@ def test_a_closed_gate_writes_no_bundle_and_leaves_the_old_one(
     assert "FAILS" in readme
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    strict = replace(alerting, limits=Limits(probability_max=0.0))
-    with pytest.raises(ValueError, match="closed for openvino-f32"):
-        publish(folder, strict, source, [f32], progress=False, drop_failing=True, tell=_ignore)
+    with pytest.raises(ValueError, match=r"closed for openvino-int8w, and .*x was not written; .* --drop-failing"):
+        publish(folder, alerting, source, [f32, wrong], progress=False, tell=told.append)
+    assert len(told) == 2, "what was found is told all the same"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert open_bundle(folder, UNSIGNED).manifest == manifest
 
 
-def _ignore(_: Validation) -> None:
-    pass
+def test_a_bundle_without_engines_is_none(
+    tmp_path: Path, alerting: Contents, source: SourceFiles, wrong: Built
+) -> None:
+    with pytest.raises(ValueError, match="closed for openvino-int8w"):
+        publish(tmp_path / "x", alerting, source, [wrong], progress=False, drop_failing=True)
+    assert not list(tmp_path.iterdir())

@@ -26,7 +26,7 @@ from training.commands.bundle import (
     rules_of,
     scores_of,
 )
-from training.commands.train import WHOLE, LeadsName, folds_named, recipe_named
+from training.commands.train import ABOUT, WHOLE, LeadsName, folds_named, recipe_named
 from training.compile import (
     golden_windows,
     identity_of,
@@ -175,8 +175,11 @@ def _of_run(
     output: Path, dataset: Path, recipe: Recipe, shipped: str, version: str, name: str, weaknesses: Sequence[str]
 ) -> Contents:
     """What the bundle of a run's network says."""
-    if shipped != WHOLE:
-        folds_named(shipped, recipe.folds)
+    about = output / ABOUT
+    if about.is_file() and (of := json.loads(about.read_text("utf-8"))["recipe"]) != recipe.name:
+        raise ValueError(f"{output} is a run of the recipe {of!r}, not of {recipe.name!r}; pass --recipe {of}")
+    if shipped != WHOLE and [shipped] != folds_named(shipped, recipe.folds):
+        raise ValueError(f"--run {shipped}: one network is shipped; name {WHOLE} or one fold")
     folds, by_group = scores_of(output)
     if shipped != WHOLE and folds != [int(shipped)]:
         raise ValueError(
