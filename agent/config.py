@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from agent.core.alerting import AlertingSettings
+from agent.core.trial import RolloutSettings
 from agent.core.windowing import WindowingSettings
 from agent.engines.backend import EngineSettings
 from agent.engines.serving.settings import ModelSettings, ServingSettings
@@ -81,6 +82,8 @@ class Config(_Settings):
     """How windows are batched and run through the network."""
     serving: ServingSettings = Field(default_factory=ServingSettings)
     """How long windows may wait for it."""
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    """How an engine that this machine compiled for itself (`deepecg-agent rebuild`) comes to serve."""
     models: tuple[ModelSettings, ...] = ()
     """Further models beside that of [engine], each a table of its own. What they say is shown on the page and in
     /api/state, and goes nowhere else; alerts come from the first model, and from those that are told to alert."""

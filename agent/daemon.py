@@ -79,6 +79,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         for alert in parts.alerting.open_alerts():  # from before a restart
             station.alert(alert)
         line = parts.line(metrics, station)
+        rollout = parts.rollout(config, metrics, station) if config.rollout.enabled else None
         sources: list[MqttSource | HL7Source] = []
         if config.sources.hl7 is not None:
             sources.append(await _enter(stack, HL7Source(config.sources.hl7, metrics), "sources.hl7"))
@@ -97,12 +98,16 @@ async def run(config: Config, stop: asyncio.Event) -> None:
                 group.create_task(line.decide(), name="decide"),
                 group.create_task(watch(line, station, sources, sinks, systemd), name="watch"),
             ]
+            if rollout is not None:
+                work.append(group.create_task(rollout.run(), name="rollout"))
             log.info("agent_started", version=__version__, model=manifest.model_id, page=station.port)
             await stop.wait()
             systemd.stopping()
             log.info("agent_stopping")
             await _end(feeds)
             await _end(work)
+            if rollout is not None:
+                await asyncio.to_thread(rollout.stopped)
             await line.close()
             await _drain(parts.outbox, _LAST_WORDS)
             await _end(deliveries)

@@ -106,6 +106,18 @@ class Metrics:
         self.swaps = Counter(
             "deepecg_engine_swaps", "Engines exchanged while serving", ["model", "outcome"], registry=r
         )
+        self.trials = Counter(
+            "deepecg_engine_trials",
+            "Engines of this machine's own that were promoted, kept, rejected or rolled back",
+            ["model", "outcome"],
+            registry=r,
+        )
+        self.rebuild_wanted = Gauge(
+            "deepecg_rebuild_wanted",
+            "Engines that do not fit this machine and could be compiled for it",
+            model,
+            registry=r,
+        )
         self.shadow_windows = Counter(
             "deepecg_shadow_windows", "Windows computed by an engine on trial too", model, registry=r
         )

@@ -6,9 +6,10 @@ out, for it must not be the reason that nobody is told of an alert; a contradict
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,21 @@ import structlog
 
 from agent.config import Config
 from agent.core.alerting_models import ModelsAlerting
+from agent.core.derived import Machine
 from agent.core.manifest import Manifest
 from agent.core.windowing import Windower
 from agent.engines.backend import EngineError, EngineSettings, Opened, open_backend
 from agent.engines.bundle import Bundle, BundleError
+from agent.engines.machine import this_machine
+from agent.engines.rebuild import fitting, worth_it
 from agent.engines.serving.batcher import Batcher
 from agent.engines.serving.model import Model
 from agent.engines.serving.settings import ModelSettings
 from agent.engines.store import Store
+from agent.engines.trials import ask, choose
 from agent.line import Line
 from agent.metrics import Metrics
+from agent.rollout import Rollout, Ward
 from agent.sinks.outbox import Outbox, OutboxError
 from agent.station.server import Station
 
@@ -50,10 +56,19 @@ class Parts:
     alerting: ModelsAlerting
     batcher: Batcher
     windower: Windower
+    bundles: tuple[tuple[Bundle, float], ...]
+    """Of every model, the first one first, and the seconds in which its answers are due."""
+    machine: Machine
 
     def line(self, metrics: Metrics, station: Station | None) -> Line:
         """The line of these parts."""
         return Line(self.windower, self.alerting, self.batcher, self.outbox, metrics, station)
+
+    def rollout(self, config: Config, metrics: Metrics, station: Station | None) -> Rollout:
+        """What tries this machine's own engines on them."""
+        state_dir = config.agent.state_dir
+        ward = Ward(self.batcher, self.bundles, self.machine, state_dir, config.engine, config.rollout)
+        return Rollout(ward, metrics, station)
 
 
 @asynccontextmanager
@@ -75,11 +90,12 @@ async def open_parts(
     store = Store(config.agent.state_dir, config.engine)
     first = store.open()
     further, missing = _further(config, first)
-    bundles = [first, *(bundle for bundle, _ in further)]
+    machine = await asyncio.to_thread(this_machine)
     models = [
-        Model(bundle.manifest, partial(_serve, bundle, config.engine, store if remember else None), settings)
+        Model(bundle.manifest, partial(_serve, bundle, config.engine, machine, store if remember else None), settings)
         for bundle, settings in ((first, None), *further)
     ]
+    due = [(first, config.serving.answer_within), *((bundle, settings.answer_within) for bundle, settings in further)]
     alerting = [first.manifest, *(bundle.manifest for bundle, settings in further if settings.alerts)]
     silent = [bundle.manifest.model_id for bundle, settings in further if not settings.alerts]
     kept = config.outbox
@@ -92,8 +108,8 @@ async def open_parts(
         except (OutboxError, EngineError, ValueError) as error:
             raise StartError(str(error)) from error
         windower = Windower(config.windows, time.time() - time.monotonic())
-        manifests = tuple(bundle.manifest for bundle in bundles[1:])
-        yield Parts(first.manifest, manifests, missing, outbox, alerts, batcher, windower)
+        manifests = tuple(bundle.manifest for bundle, _ in further)
+        yield Parts(first.manifest, manifests, missing, outbox, alerts, batcher, windower, tuple(due), machine)
 
 
 def _further(config: Config, first: Bundle) -> tuple[list[tuple[Bundle, ModelSettings]], dict[str, str]]:
@@ -133,9 +149,24 @@ def _check_seconds(config: Config, bundle: Bundle) -> None:
 
 
 @contextmanager
-def _serve(bundle: Bundle, settings: EngineSettings, store: Store | None) -> Iterator[Opened]:
-    """The bundle's engine, self-tested; and from now on no older bundle of its name is taken."""
-    with open_backend(bundle, settings) as opened:
-        if store is not None:
-            store.served(bundle)
+def _serve(bundle: Bundle, settings: EngineSettings, machine: Machine, store: Store | None) -> Iterator[Opened]:
+    """The bundle's engine, self-tested, or this machine's own that was promoted; and from now on no older bundle of its
+    name is taken. Without a store, the bundle's own and nothing is noted.
+    """
+    if store is None:
+        with open_backend(bundle, settings, machine=machine) as opened:
+            yield opened
+        return
+    own = choose(store.state_dir, bundle, machine)
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(
+                open_backend(bundle, settings, derived=own.first, otherwise=own.last, skipped=own.lost, machine=machine)
+            )
+        except EngineError as error:
+            record, mine = fitting(store.state_dir, bundle, machine)
+            if not ask(store.state_dir, worth_it(bundle, machine, record, mine, None, own.lost)):
+                raise
+            raise EngineError(f"{error}. Others were asked for: start again after deepecg-agent rebuild") from error
+        store.served(bundle)
         yield opened

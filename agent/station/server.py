@@ -135,6 +135,7 @@ class Station:
         )
         self._checks = Checks()
         self._engines: Sequence[Mapping[str, str]] = ()
+        self._trials: dict[str, str] = {}
         self._requests: dict[tuple[str, str], None] = {}
         self._viewers: set[web.WebSocketResponse] = set()
         self._watched = asyncio.Event()
@@ -206,6 +207,10 @@ class Station:
     def engines(self, states: Sequence[Mapping[str, str]]) -> None:
         """What serves each model, the first one first: its ``model``, ``engine``, ``note``, ``problem``, ``shadow``."""
         self._engines = states
+
+    def trial(self, model: str, words: str) -> None:
+        """How a model's engine of this machine's own does, or why there is none, in a sentence; empty: nothing."""
+        self._trials[model] = words
 
     def take_requests(self) -> list[tuple[str, str]]:
         """Beds and the further models that somebody wants to look at them again, since the last call."""
@@ -374,7 +379,7 @@ class Station:
     def _beat(self) -> dict[str, object]:
         health, reasons = self.health()
         ages = self._board.ages(time.monotonic())
-        engines = [dict(state) for state in self._engines]
+        engines = [{**state, "trial": self._trials.get(state["model"], "")} for state in self._engines]
         return {"health": health.value, "reasons": reasons, "time": time.time(), "ages": ages, "engines": engines}
 
 

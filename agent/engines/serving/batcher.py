@@ -25,7 +25,7 @@ import structlog
 from agent.core.ecg import Prediction, Window
 from agent.engines.backend import EngineError, EngineSettings
 from agent.engines.serving.keeper import Engine, Keeper, Opener
-from agent.engines.serving.model import Model, ModelState, Served, Shadow
+from agent.engines.serving.model import Model, ModelState, Served, Shadow, Tally
 from agent.engines.serving.queue import Dropped, DropReason, Job, WindowQueue
 from agent.engines.serving.schedule import Lane, Schedule
 from agent.engines.serving.settings import ServingSettings
@@ -296,13 +296,13 @@ class Batcher:
         """
         return self._models[model].engine
 
-    def wrong(self, model: str) -> int:
-        """Windows that are finite and got an answer of the model's present engine that is not.
+    def tally(self, model: str) -> Tally:
+        """What became of the windows that the model's present engine was given.
 
         Raises:
             KeyError: there is no such model.
         """
-        return self._models[model].wrong
+        return self._models[model].tally
 
     def unshadow(self, model: str) -> None:
         """End the trial of a model's other engine, if there is one; its reader gets what is there, and then the end.

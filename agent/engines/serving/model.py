@@ -51,6 +51,15 @@ class ModelState:
     """The engine that is on trial; empty: none is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What became of the windows that a model's present engine was given."""
+
+    answered: int = 0
+    wrong: int = 0
+    """Those that are finite and got an answer that is not."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
     """One live window, computed by the engine that serves and by the one on trial."""
@@ -119,8 +128,7 @@ class Served:
         """None: it has none (yet); nothing is given to it."""
         self.problem = ""
         self.shadow: Shadow | None = None
-        self.wrong = 0
-        """Windows that are finite and got an answer of the present engine that is not."""
+        self.tally = Tally()
         self.changing = asyncio.Lock()
         """Held while an engine is opened."""
         spec = model.manifest.input
@@ -168,7 +176,9 @@ class Served:
     def answered(self, answer: Answer) -> tuple[Prediction, ...]:
         """Its predictions of a batch, all counted."""
         found: list[Prediction] = []
-        self.wrong += answer.wrong if answer.engine is self.engine else 0
+        if answer.engine is self.engine:
+            sound = sum(prediction is not None for prediction in answer.predictions)
+            self.tally = Tally(self.tally.answered + sound, self.tally.wrong + answer.wrong)
         self._filter.observe(answer.filtered)
         self._inference.observe(answer.inferred)
         for job, prediction in zip(answer.jobs, answer.predictions, strict=True):
@@ -218,7 +228,7 @@ class Served:
         if self.engine is not None:
             self._metrics.model_engine.remove(self.name, self.engine.name)
         self.engine = engine
-        self.wrong = 0
+        self.tally = Tally()
         if engine is not None:
             self.problem = ""
             self._metrics.model_engine.labels(self.name, engine.name).set(1)

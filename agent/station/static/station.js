@@ -347,9 +347,10 @@ function introduce(message) {
 /** What serves the models, in the footer; why and what else on pointing at it. */
 function served(engine, engines) {
   const note = engines[0]?.note ? " (fallback)" : "";
-  write($("model"), [`Model ${hello.model}`, engine && `${engine}${note}`, `agent ${hello.version}`].filter(Boolean).join(" · "));
+  const shadow = engines[0]?.shadow && `${engines[0].shadow} beside it`;
+  write($("model"), [`Model ${hello.model}`, engine && `${engine}${note}`, shadow, `agent ${hello.version}`].filter(Boolean).join(" · "));
   $("model").title = engines
-    .map(({ model, engine, note, problem, shadow }) => [`${model}: ${engine || "not served"}`, shadow && `${shadow} on trial`, note, problem].filter(Boolean).join("; "))
+    .map(({ model, engine, note, problem, trial }) => [`${model}: ${engine || "not served"}`, note, trial, problem].filter(Boolean).join("; "))
     .join("\n");
 }
 

@@ -217,9 +217,11 @@ async def test_the_engine_that_serves_is_named(ward: Station, page: Page) -> Non
     ward.engines(
         [{"model": "sl", "engine": "openvino-bf16", "note": note, "problem": "", "shadow": "tensorrt-rtx-f16"}]
     )
+    ward.trial("sl", "tensorrt-rtx-f16-1-2 is on trial beside it.")
     await page.locator("#model", has_text="openvino-bf16 (fallback)").wait_for(timeout=3000)
     title = str(await page.locator("#model").get_attribute("title"))
-    assert "tensorrt-rtx-f16 on trial" in title
+    assert "tensorrt-rtx-f16-1-2 is on trial beside it." in title
+    assert "tensorrt-rtx-f16 beside it" in await page.locator("#model").inner_text()
     assert note in title
 
 

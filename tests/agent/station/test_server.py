@@ -193,7 +193,11 @@ async def test_the_state_of_the_engines_is_told(station: Station) -> None:
     assert (state["engine"], state["engines"]) == ("openvino-f32", [])
     station.engines(states)
     state = json.loads((await _get(station, "/api/state"))[2])
-    assert (state["engine"], state["engines"]) == ("openvino-bf16", states)
+    assert state["engine"] == "openvino-bf16"
+    assert state["engines"] == [one | {"trial": ""} for one in states]
+    station.trial("lvef", "tensorrt-bf16 was rejected.")
+    state = json.loads((await _get(station, "/api/state"))[2])
+    assert [one["trial"] for one in state["engines"]] == ["", "tensorrt-bf16 was rejected."]
 
 
 async def _next(ws: aiohttp.ClientWebSocketResponse, kind: str) -> Any:

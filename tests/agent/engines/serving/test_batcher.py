@@ -20,7 +20,7 @@ from agent.engines.backend import Backend, EngineError, EngineSettings, open_bac
 from agent.engines.bundle import Bundle
 from agent.engines.openvino import OpenVinoEngine
 from agent.engines.serving.batcher import Batcher
-from agent.engines.serving.model import Model, Shadow
+from agent.engines.serving.model import Model, Shadow, Tally
 from agent.engines.serving.queue import DropReason
 from agent.engines.serving.settings import ModelSettings, ServingSettings
 from agent.metrics import Metrics
@@ -712,16 +712,16 @@ async def test_answers_that_are_not_finite_are_counted(
         reader = asyncio.create_task(collect(batcher, 1))
         batcher.submit(bad)  # not the engine's fault
         await asyncio.sleep(0.2)
-        assert batcher.wrong("small") == 0
+        assert batcher.tally("small").wrong == 0
         watched.nan_row = 0
         batcher.submit(make_window(seed=2))
         async with asyncio.timeout(10):
-            while not batcher.wrong("small"):
+            while not batcher.tally("small").wrong:
                 await asyncio.sleep(0.01)
         watched.nan_row = None
         batcher.submit(make_window(seed=3))
         await reader
-        assert batcher.wrong("small") == 1
+        assert batcher.tally("small") == Tally(answered=1, wrong=1)
         assert batcher.serving("small") is not None
 
 

@@ -167,9 +167,9 @@ def test_answers_that_are_not_finite_are_the_engine_s_that_gave_them(bundle: Bun
     window = make_window(rate=1.0)
     for by in (present, before):
         model.answered(Answer("small", (Job(window, 1.0),), (None,), 1.0, 2.0, 0.1, 0.1, by, wrong=1))
-    assert model.wrong == 1
+    assert (model.tally.answered, model.tally.wrong) == (0, 1)
     model.is_served_by(before)
-    assert model.wrong == 0
+    assert model.tally.wrong == 0
 
 
 def test_a_comparison_by_an_engine_that_is_on_trial_no_more_is_none(bundle: Bundle, make_window: WindowMaker) -> None:
