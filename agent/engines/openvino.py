@@ -18,6 +18,7 @@ Chosen by measurement (``deepecg-agent bench`` prints the numbers of the machine
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -191,11 +192,16 @@ def _group(model: Model) -> int:
 
 
 def openvino_library() -> Any:
-    """OpenVINO.
+    """OpenVINO, silenced: as it comes, importing it tells Google Analytics of it, by a process of its own.
+
+    Its package ``openvino_telemetry`` does that unless a file in the home directory forbids it. Where the package
+    cannot be imported the library uses a stub instead, so it is made impossible to import. All code of ours comes by
+    here.
 
     Raises:
         EngineError: it does not load.
     """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,11 +118,13 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 
+import os, signal
+
 def audit(event, arguments):
-    if event in {"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto"}:
-        raise RuntimeError(f"the network was used: {event} {arguments}")
-    if event == "open" and "shared/data" in str(arguments[0]):
-        raise RuntimeError(f"recordings were read: {arguments}")
+    network = {"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto"}
+    if event in network or (event == "open" and "shared/data" in str(arguments[0])):
+        os.write(2, f"not allowed: {event} {arguments}\\n".encode())
+        os.killpg(0, signal.SIGABRT)  # whatever thread or child it is, and whatever that would make of an exception
 
 sys.addaudithook(audit)
 from agent.cli import app
@@ -141,6 +144,8 @@ def test_it_needs_neither_torch_nor_training_nor_network_nor_data(tmp_path: Path
         check=False,
         cwd=ROOT,
         timeout=120,
+        start_new_session=True,
+        env={name: value for name, value in os.environ.items() if name != "CI"},  # where some libraries behave
     )
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)["engines"]

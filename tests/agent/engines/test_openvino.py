@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -161,3 +163,27 @@ def test_the_shipped_engine_passes_its_self_test() -> None:
 
     with open_backend(open_bundle(default_bundle()), EngineSettings()) as backend:
         assert backend.name == "openvino-f32"
+
+
+def test_the_library_tells_nobody_that_it_is_used(tmp_path: Path) -> None:
+    """As it comes it tells Google Analytics at its import, where no file in the home directory forbids that."""
+    script = """
+import os, signal, sys, time
+def audit(event, arguments):
+    if event in {"socket.connect", "socket.getaddrinfo"}:
+        os.write(2, repr(arguments).encode())
+        os.killpg(0, signal.SIGABRT)
+sys.addaudithook(audit)
+from agent.engines.openvino import openvino_library
+openvino_library().Core()
+time.sleep(0.5)
+"""
+    root = Path(__file__).parents[3]
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}  # there it does not
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(root)}
+    command = [sys.executable, "-P", "-c", script]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60, start_new_session=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir()), "nor does it leave anything there"
