@@ -16,14 +16,16 @@ from agent.core.manifest import Engine, schema
 from agent.engines.archive import unpack
 from agent.engines.backend import EngineError, EngineSettings, open_backend
 from agent.engines.bundle import Bundle, BundleError, open_bundle
-from agent.engines.derived import DerivedEngine, read_derived
+from agent.engines.derived import ENGINES, DerivedEngine, read_derived
 from agent.engines.machine import this_machine
 from agent.engines.store import State, Store
+from agent.engines.trials import Record, read_record, read_request, update_record
 from agent.logs import configure_logging
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Engine bundles of this machine: install, verify, activate, roll back. Each change waits for the next start.",
+    help="Engine bundles of this machine: install, verify, activate, roll back, each from the next start on; and how "
+    "this machine's own engines do.",
 )
 
 StateDir = Annotated[
@@ -169,6 +171,34 @@ def rollback(state: StateDir = None, config: ConfigFile = None, key: Keys = None
         typer.echo(f"{found.manifest.model_id} is active again{_signed(found)}; restart the agent to serve it")
 
 
+@app.command()
+def shadow(
+    engine: Annotated[str, typer.Argument(help="Have this one tried (again) by the running agent.")] = "",
+    state: StateDir = None,
+    config: ConfigFile = None,
+    key: Keys = None,
+    as_json: Json = False,
+) -> None:
+    """Show how this machine's own engines do: on trial, watched, kept, rejected or rolled back, and why."""
+    with sentences():
+        store = store_of(state, config, key)
+        folder = store.state_dir
+        record, request = read_record(folder), read_request(folder)
+        there = sorted(path.name for path in (folder / ENGINES).glob("[!.]*"))
+        if engine:
+            record = _retried(folder, record, engine, there)
+        if as_json:
+            asked = request.model_dump(mode="json") if request is not None else None
+            _print_json({"engines": there, "requested": asked, **record.model_dump(mode="json")})
+            return
+        typer.echo(_trials(record, there))
+        for one in request.wanted if request is not None else ():
+            typer.echo(f"Asked for: {one.flavour}-{one.precision} for {one.model}, as {one.reason}.")
+        for failure in record.failed:
+            reason = failure.reason or f"started {failure.starts} times, and never ended"
+            typer.echo(f"Not compiled: {failure.flavour}-{failure.precision} ({failure.time}): {reason}")
+
+
 @app.command("schema")
 def schema_() -> None:
     """Print the manifest's JSON Schema."""
@@ -217,6 +247,43 @@ def _opened(store: Store, which: str) -> Iterator[Bundle]:
             yield open_bundle(unpack(path, unpacked), store.trust())
     else:
         yield store.open_installed(which)
+
+
+def _retried(state_dir: Path, record: Record, engine: str, there: Sequence[str]) -> Record:
+    """The record with that engine as if it were new."""
+    tried = record.tried.get(engine)
+    if engine not in there:
+        raise BundleError(f"this machine has no engine called {engine}; it has: {', '.join(there) or 'none'}.")
+    if tried is not None and not tried.is_over:
+        raise BundleError(f"{engine} is on trial already ({tried.stage.value}, since {tried.since}).")
+    if engine in {one.engine for one in record.serving.values()}:
+        raise BundleError(f"{engine} serves already; there is nothing to try.")
+    return update_record(state_dir, lambda current: current.with_trial(engine, None))
+
+
+def _trials(record: Record, there: Sequence[str]) -> str:
+    """A line for each engine of this machine's own."""
+    if not there:
+        return "This machine has compiled no engines; deepecg-agent rebuild does."
+    serving = {one.engine for one in record.serving.values()}
+    rows = []
+    for name in there:
+        tried = record.tried.get(name)
+        if tried is None:
+            rows.append(("", name, "new", "", "", "the running agent will try it"))
+            continue
+        f = tried.figures
+        numbers = (
+            f"{f['windows']:.0f} windows, shift {f['shift_p999']:.1e}, {f['flips']:.0f} flips, "
+            f"{f['alerts_differ']:.0f} of {max(f['alerts_old'], f['alerts_new']):.0f} alerts differ, "
+            f"{1e3 * f['median_new']:.1f} ms a window ({1e3 * f['median_old']:.1f})"
+            if f
+            else ""
+        )
+        rows.append(("*" if name in serving else "", name, tried.stage.value, tried.since, numbers, tried.reason))
+    return _table(("", "ENGINE", "STAGE", "SINCE", "COMPARED", ""), rows) + (
+        "\n* serves from the next start on, as it does now." if serving else ""
+    )
 
 
 def _state_of(key: str, state: State) -> str:

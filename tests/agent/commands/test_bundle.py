@@ -22,6 +22,7 @@ from agent.engines.bundle import UNSIGNED, default_bundle, open_bundle
 from agent.engines.derived import write_derived
 from agent.engines.machine import this_machine
 from agent.engines.signing import key_id, sign, write_public_key
+from agent.engines.trials import Failure, Serving, Stage, Tried, Wanted, ask, now, read_record, update_record
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -185,12 +186,55 @@ def test_a_bundle_is_told_of_whole(run: Run, ward: Path) -> None:
 
 def test_an_engine_of_this_machine_is_told_of_too(run: Run, ward: Path) -> None:
     bundle = open_bundle(default_bundle())
-    (engine,) = bundle.manifest.engines
+    engine = next(e for e in bundle.manifest.engines if (e.flavour, e.precision) == ("openvino", "f32"))
     files = {name: bundle.read(name) for name in engine.files}
     write_derived(ward / "state", bundle, engine.model_copy(update={"library": "openvino here"}), this_machine(), files)
     assert "openvino here" in good(run("show"))
     (derived,) = json.loads(good(run("show", "--json")))["derived"]
     assert derived["engine"]["library"] == "openvino here"
+
+
+def test_how_this_machine_s_own_engines_do(run: Run, ward: Path) -> None:
+    state = ward / "state"
+    assert "has compiled no engines" in good(run("shadow"))
+    bundle = open_bundle(default_bundle())
+    engine = next(e for e in bundle.manifest.engines if (e.flavour, e.precision) == ("openvino", "f32"))
+    files = {name: bundle.read(name) for name in engine.files}
+    names = [
+        write_derived(state, bundle, engine.model_copy(update={"library": library}), this_machine(), files).path.name
+        for library in ("one", "two", "three")
+    ]
+    figures = {"windows": 1200.0, "shift_p999": 0.002, "flips": 1.0, "alerts_old": 3.0, "alerts_new": 4.0}
+    figures |= {"alerts_differ": 1.0, "median_old": 0.005, "median_new": 0.002}
+    rejected = Tried(stage=Stage.REJECTED, since=now(), reason="it is slow", figures=figures)
+    serving = Serving(engine=names[1], flavour="openvino", precision="f32")
+    failure = Failure(
+        parent=bundle.sha256, flavour="openvino", precision="int8w", machine="0" * 64, time=now(), reason="no products"
+    )
+    update_record(
+        state,
+        lambda record: (
+            record.with_trial(names[0], rejected)
+            .with_trial(names[1], Tried(stage=Stage.WATCH, since=now()))
+            .with_serving(bundle.sha256, serving)
+            .with_failure(failure)
+        ),
+    )
+    ask(state, (Wanted(parent=bundle.sha256, model="m/1", flavour="openvino", precision="bf16", reason="it is old"),))
+    out = good(run("shadow"))
+    lines = {line.removeprefix("*").split()[0]: line for line in out.splitlines()}
+    assert "1200 windows, shift 2.0e-03, 1 flips, 1 of 4 alerts differ, 2.0 ms a window (5.0)" in lines[names[0]]
+    assert lines[names[0]].endswith("it is slow")
+    assert lines[names[1]].startswith("*") and " watch " in lines[names[1]]
+    assert " new " in lines[names[2]]
+    assert "Asked for: openvino-bf16 for m/1, as it is old." in out
+    assert "Not compiled: openvino-int8w" in out
+    assert json.loads(good(run("shadow", "--json")))["tried"][names[0]]["reason"] == "it is slow"
+
+    assert " new " in next(x for x in good(run("shadow", names[0])).splitlines() if names[0] in x)
+    assert names[0] not in read_record(state).tried
+    refused(run("shadow", "no-such-engine"), "has no engine called no-such-engine")
+    refused(run("shadow", names[1]), "is on trial already (watch")
 
 
 def test_a_bundle_does_not_steer_the_terminal(run: Run, offer: Callable[..., Path]) -> None:
