@@ -106,7 +106,8 @@ def _real(data: Path, record: DemonstrationRecord, feed: Feed, bed: str) -> Demo
         raise RecordingsError(str(error)) from error
     kept = [i for i, c in enumerate(read.channels) if c.kind is ChannelKind.ECG and c.lead is not None]
     leads = tuple(lead for i in kept if (lead := read.channels[i].lead) is not None)
-    signal = np.stack([read.values[i][: round(_SECONDS * read.rate)] for i in kept])
+    first = round(record.begin * read.rate)
+    signal = np.stack([read.values[i][first : first + round(_SECONDS * read.rate)] for i in kept])
     loops = signal.shape[1] < round(60 * read.rate)
     rhythm = {"Afib": "atrial fibrillation", "Sinusal": "sinus rhythm"}.get(record.expected, "not atrial fibrillation")
     return DemoBed(

@@ -1,1 +1,1 @@
-{"schema": 1, "key": "b911880f04ea069b", "signature": "9CTrkqPYnwJPeDakM84SEHJCWjOYYVsU1Q2Dyp0kq+pnfjyI7/aj5q5Yw5qjhum0Jc4q3NDbKbBdcpLKQTRWBQ=="}
+{"schema": 1, "key": "dc46588445182220", "signature": "WC2RT8uPdQHHP2f0Q0Lz+jkZvBu+Y4HEX4iE4giZRbNBeDH9sPf3Zjk5WcACGLPYyquocMT3QNxdBnJPOAhuDA=="}
