@@ -20,7 +20,7 @@ from training.models.weights import Network, family_of, load_network, published_
 from training.recipes import Recipe
 from training.run import MODEL, Split, outputs, run
 from training.sampling import Index
-from training.tasks import Truth, fit_of, outputs_of, truth_of
+from training.tasks import Truth, fit_of, is_known, outputs_of, truth_of
 
 RESULTS = "results.json"
 
@@ -92,6 +92,9 @@ def label_efficiency(
         ValueError: the folder holds another experiment, or no output has enough test patients to be scored.
     """
     truth = truth_of(table, task)
+    # Of other windows and patients nothing can be learned, and nothing scored.
+    train, test = (part[np.any(is_known(truth[part]), axis=1)] for part in (split.train, split.test))
+    split = Split(train, split.validation, test)
     columns = scored_outputs(table, truth, split.test, least_positive)
     if not columns:
         raise ValueError(f"no output of {task!r} has {least_positive} test patients of either kind; take another fold")

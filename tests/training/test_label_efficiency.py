@@ -83,3 +83,19 @@ def test_an_interrupted_experiment_goes_on(small_table: WindowTable, tmp_path: P
     plot(both, tmp_path / "plot.svg", "a finding")
     again = (tmp_path / "plot.svg").read_bytes()
     assert b"<svg" in again
+
+
+def test_patients_of_whom_nothing_is_known_are_in_no_share(small_table: WindowTable, tmp_path: Path) -> None:
+    table = with_finding(small_table)
+    finding = table.targets["finding"].copy()
+    unknown = [name for name in np.unique(table.patient) if int(name[1:]) % 3 == 1]
+    finding[np.isin(table.patient, unknown)] = np.nan
+    table = replace(table, targets={"finding": finding})
+    split = split_of(table, ~table.held_out, 2, 0, validate=False)
+    tiny = replace(smoke(), steps=1, checkpoint_every=1)
+    arms = (Arm("SL", tiny),)
+    cells = label_efficiency(
+        table, split, arms, tmp_path, task="finding", shares=(1.0,), seeds=(0,), least_positive=1, progress=False
+    )
+    known = set(table.patient[split.train]) - set(unknown)
+    assert 0 < cells[0].patients == len(known) < len(set(table.patient[split.train]))

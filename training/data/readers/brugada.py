@@ -1,7 +1,7 @@
 """Brugada-HUCA: 363 twelve-lead recordings of 12 s at 100 Hz from Oviedo. CC BY-SA: research only, never shipped.
 
-``brugada`` in the table is 0 (no), 1 (yes) and 2, which the data's dictionary does not explain; it is passed on as it
-is, so that whoever uses the target chooses what 2 means. The label "Brugada" is said of 1, denied of 0, unknown at 2.
+``brugada`` in the table is 0 (no), 1 (yes) and, of seven subjects, 2, which the data's dictionary does not explain:
+they are unknown, as target and as label, and a note of the record says so.
 """
 
 from __future__ import annotations
@@ -50,6 +50,6 @@ def _record(source: Source, row: Mapping[str, str]) -> Recording:
         leads=leads,
         signal=signal,
         labels=labels,
-        targets={target: float(row[target]) for target in TARGETS},
-        notes=notes,
+        targets={target: float(row[target]) for target in TARGETS if row[target] in {"0", "1"}},
+        notes=(*notes, *(f"{target} is {row[target]}: unknown" for target in TARGETS if row[target] not in {"0", "1"})),
     )
