@@ -98,6 +98,13 @@ class Agent:
                 await asyncio.sleep(0.1)
         pytest.fail(self.log.read_text())
 
+    async def state(self) -> Any:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{self.page}/api/state") as answer,
+        ):
+            return await answer.json()
+
     async def metrics(self) -> str:
         async with (
             aiohttp.ClientSession() as session,
@@ -351,3 +358,70 @@ async def test_the_active_bundle_is_served_and_an_older_one_no_more(tmp_path: Pa
     async with agent.running() as process:
         assert await asyncio.wait_for(process.wait(), 60) == 2
     assert "deepecg-sl-demo/0.9 is older than 1.1, which was served here" in agent.log.read_text()
+
+
+async def test_an_engine_for_this_machine_is_asked_for_compiled_tried_and_promoted_on_a_live_ward(
+    tmp_path: Path, publisher: Any, fibrillation: FloatArray
+) -> None:
+    """Agent, compiler and receiver, each as on the ward; the seconds of a trial made short."""
+    # How far a network of random weights may differ in int8 is not what is tested.
+    anything = {"probability_max": 1, "probability_p999": 1, "logit_max": 1, "flips_share": 1, "alerts_differ": 99}
+    bundle = publisher.write(limits=anything)
+    async with Receiver() as receiver:
+        agent = Agent(tmp_path, receiver=receiver.port)
+        text = agent.config.read_text().replace(
+            "[engine]\n",
+            f"[rollout]\npoll = 0.2\nshadow_seconds = 0\nwatch_seconds = 0\nwindows = 6\nslower = 1000\n[engine]\n"
+            f'bundle = "{bundle}"\ntrusted_keys = ["{publisher.public}"]\n',
+        )
+        agent.config.write_text(text)
+        request = tmp_path / "rebuild.request"
+        async with agent.running() as process:
+            await agent.healthy(process)
+            assert 'deepecg_engine_fallbacks{model="ward"} 1.0' in await agent.metrics()
+            async with asyncio.timeout(30):
+                while not request.exists():
+                    await asyncio.sleep(0.05)
+
+            async def feed() -> None:
+                start = time.time() - 86400
+                while True:
+                    await send_hl7(agent.hl7, hl7_feed(fibrillation, start))
+                    start += SECONDS
+
+            feeding = asyncio.create_task(feed())
+            command = (sys.executable, "-m", "agent.cli", "rebuild", "--requested", "--config", str(agent.config))
+            compiler = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            said, _ = await asyncio.wait_for(compiler.communicate(), 60)
+            assert compiler.returncode == 0
+            assert b"openvino-int8w-" in said
+            assert not request.exists()
+            async with asyncio.timeout(60):
+                while 'deepecg_engine_trials_total{model="ward",outcome="kept"} 1.0' not in await agent.metrics():
+                    assert not feeding.done(), feeding.result()
+                    assert "rejected" not in (found := agent.log.read_text()), found
+                    await asyncio.sleep(0.1)
+            metrics = await agent.metrics()
+            async with asyncio.timeout(10):  # the page is told once a second
+                while (state := await agent.state())["engine"] != "openvino-int8w":
+                    await asyncio.sleep(0.1)
+            feeding.cancel()
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert 'deepecg_model_engine{engine="openvino-int8w",model="ward"} 1.0' in metrics
+        assert "deepecg_windows_dropped_total{" not in metrics
+        assert "has stood its trial" in state["engines"][0]["trial"]
+
+        # One alert's messages are delivered in order, those of two in any: so by the time of the event.
+        ordered = sorted(receiver.alerts, key=lambda a: (a.time or 0.0, a.phase != "end"))
+        phases = [a.phase for a in ordered if a.label == "Afib"]
+        assert phases
+        assert phases == ["start", "end"] * (len(phases) // 2) + ["start"] * (len(phases) % 2), "none is doubled"
+
+        async with agent.running() as process:
+            await agent.healthy(process)
+            assert (await agent.state())["engine"] == "openvino-int8w", "and it serves from the next start on"
+            assert not request.exists()
+    log = [json.loads(line) for line in agent.log.read_text().splitlines() if line.startswith("{")]
+    assert [entry["stage"] for entry in log if entry["event"] == "engine_trial"] == ["shadow", "watch", "kept"]
+    assert [entry["engine"] for entry in log if entry["event"] == "rebuild_asked"] == ["openvino-int8w"]
