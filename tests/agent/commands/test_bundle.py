@@ -28,6 +28,10 @@ ROOT = Path(__file__).resolve().parents[3]
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 ID = key_id(KEY.public_key())
 
+SHIPPED = json.loads((default_bundle() / "manifest.json").read_text())
+MODEL_ID = f"{SHIPPED['name']}/{SHIPPED['version']}"
+F32 = [e for e in SHIPPED["engines"] if (e["flavour"], e["precision"]) == ("openvino", "f32")]
+AFIB = next(label for label in SHIPPED["labels"] if label["name"] == "Afib")
 GOLDEN = {"windows": "golden_windows.npy", "probabilities": "golden_probabilities.npy"}
 
 Run = Callable[..., Result]
@@ -96,7 +100,8 @@ def test_from_an_archive_to_service_and_back(run: Run, offer: Callable[..., Path
     assert f"deepecg-sl-demo/1.1 is installed, signed by key {ID}" in out
     assert "bundle activate deepecg-sl-demo/1.1" in out
     out = good(run("activate", "deepecg-sl-demo"))
-    assert f"deepecg-sl-demo/1.1 is active, signed by key {ID}, openvino-f32 passed its self-test" in out
+    assert f"deepecg-sl-demo/1.1 is active, signed by key {ID}, openvino-" in out
+    assert "passed its self-test" in out
     good(run("install", offer("1.2")))
     good(run("activate", "deepecg-sl-demo/1.2", "--reason", "round 2"))
     lines = good(run("list")).splitlines()
@@ -138,14 +143,14 @@ def test_what_is_refused_is_one_sentence(run: Run, offer: Callable[..., Path], w
 
 
 def test_a_bundle_that_does_not_work_here_is_not_activated(run: Run, offer: Callable[..., Path]) -> None:
-    good(run("install", offer("1.1", golden=GOLDEN | {"tolerance": 1e-12})))
+    good(run("install", offer("1.1", engines=F32, golden=GOLDEN | {"tolerance": 1e-12})))
     refused(run("activate", "deepecg-sl-demo"), "no engine that works on this machine")
     assert json.loads(good(run("list", "--json")))["active"] is None
     assert "is active" in good(run("activate", "deepecg-sl-demo", "--untested"))
 
 
 def test_all_installed_bundles_are_verified(run: Run, offer: Callable[..., Path], ward: Path) -> None:
-    assert good(run("verify")).split()[-3:-1] == ["good", "deepecg-sl-demo/1.0.0"], "what is served, if none is there"
+    assert good(run("verify")).split()[-3:-1] == ["good", MODEL_ID], "what is served, if none is there"
     for version in ("1.1", "1.2"):
         good(run("install", offer(version)))
     lines = good(run("verify")).splitlines()[1:]
@@ -168,13 +173,13 @@ def test_all_installed_bundles_are_verified(run: Run, offer: Callable[..., Path]
 def test_a_bundle_is_told_of_whole(run: Run, ward: Path) -> None:
     out = good(run("show"))
     for part in (
-        "deepecg-sl-demo/1.0.0",
+        MODEL_ID,
         "not the published DeepECG weights",
         "signed by  " + open_bundle(default_bundle()).signer,
         "openvino  f32",
-        "0.989 (0.981–",
-        "0.685 in 7 windows",
-        "70 further labels have no evidence",
+        f"{AFIB['evidence']['auroc']:.3f} ({AFIB['evidence']['lower']:.3f}–",
+        f"{AFIB['rule']['threshold']:g} in {AFIB['rule']['open_after']} windows",
+        f"{sum(not label.get('evidence') for label in SHIPPED['labels'])} further labels have no evidence",
         "CC BY 4.0",
         "impact     None on patients",
     ):
@@ -279,7 +284,7 @@ def test_the_command_itself(ward: Path, offer: Callable[..., Path]) -> None:
     done = command("list", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["bundles"] == []
-    assert command("install", str(offer("1.1", golden=GOLDEN | {"tolerance": 1e-12}))).returncode == 0
+    assert command("install", str(offer("1.1", engines=F32, golden=GOLDEN | {"tolerance": 1e-12}))).returncode == 0
     done = command("activate", "deepecg-sl-demo")
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1, "nothing but the sentence"

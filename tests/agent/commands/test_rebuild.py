@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from agent.cli import app
@@ -20,6 +22,14 @@ from agent.engines.trials import REQUEST, Wanted, ask, read_record
 
 Publisher: TypeAlias = Any
 ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _logs_stay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """These commands run in the tests' own process, whose logging is not theirs to set."""
+    monkeypatch.setattr("agent.commands.bundle.configure_logging", lambda level, form: None)
+    with capture_logs():
+        yield
 
 
 def rebuild(*arguments: object) -> Any:

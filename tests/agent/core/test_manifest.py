@@ -80,7 +80,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "lead": (lambda d: d["input"].update(accepted_leads=["I"]), "II is required but not accepted"),
     "no source": (lambda d: d.update(source={}), "names an ONNX file, an IR, or both"),
     "half an IR": (lambda d: d["source"].update(ir=["model.xml"]), "two files"),
-    "opset": (lambda d: d["source"].update(opset=18), "opset belong together"),
+    "opset": (lambda d: d["source"].update(onnx="", opset=18), "opset belong together"),
     "source without checksum": (lambda d: d["source"].update(onnx="a.onnx", opset=18), "no checksum for a.onnx"),
     "batches": (lambda d: d["engines"][0].update(batches=[8, 1]), "ascend"),
     "GPU of a CPU": (lambda d: d["engines"][0]["target"].update(driver="570.1"), "has no GPU"),
@@ -98,7 +98,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "scale",
     ),
     "measured on nothing": (lambda d: d["engines"][0]["parity"].update(windows=0), "measured on no windows"),
-    "failed gate": (lambda d: d["limits"].update(probability_max=1e-7), "openvino f32 engine fails .* probability_max"),
+    "failed gate": (lambda d: d["limits"].update(probability_max=1e-7), "openvino .* engine fails .* probability_max"),
 }
 
 
@@ -214,7 +214,7 @@ def test_the_gate_names_the_limit_that_is_broken(parity: dict[str, float], said:
 def test_an_engine_that_was_never_run_passes_the_gate_and_says_so(shipped: dict[str, Any]) -> None:
     document = copy.deepcopy(shipped)
     document["engines"][0]["parity"] = {}
-    (engine,) = Manifest.model_validate(document).engines
+    engine = Manifest.model_validate(document).engines[0]
     assert (engine.parity.windows, engine.parity.probability_max) == (0, None)
 
 

@@ -162,7 +162,7 @@ def test_the_shipped_engine_passes_its_self_test() -> None:
     from agent.engines.bundle import default_bundle
 
     with open_backend(open_bundle(default_bundle()), EngineSettings()) as backend:
-        assert backend.name == "openvino-f32"
+        assert backend.name.startswith("openvino-")
 
 
 def test_the_library_tells_nobody_that_it_is_used(tmp_path: Path) -> None:
