@@ -339,8 +339,9 @@ async def test_a_further_model_looks_once_and_again_on_request_and_never_alerts(
 
 async def test_the_active_bundle_is_served_and_an_older_one_no_more(tmp_path: Path) -> None:
     key = Ed25519PrivateKey.generate()
+    shipped = json.loads((default_bundle() / "manifest.json").read_text())["version"]
     for version in ("0.9", "1.1"):
-        publish(tmp_path / version, key, ('"1.0.0"', f'"{version}"'))
+        publish(tmp_path / version, key, (f'"version": "{shipped}"', f'"version": "{version}"'))
     agent = Agent(tmp_path)
     trusting = agent.config.read_text().replace("[engine]", '[engine]\ntrusted_keys = ["publisher.pub"]')
     agent.config.write_text(trusting)
