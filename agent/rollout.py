@@ -37,8 +37,9 @@ log = structlog.get_logger()
 
 _TICK = 1.0
 """Seconds after which a trial is looked at again though no window came."""
-_STARVED = 10.0
-"""Seconds over which it is seen whether the new engine leaves the old one any time for comparisons."""
+_STARVED = 300.0
+"""Seconds over which it is seen whether the new engine leaves the old one any time for comparisons: longer than the two
+minutes for which the schedule remembers a single stall, and gives trials no time."""
 _FEWER = 0.1
 """Share of what could be compared before, below which it does not."""
 _SHARE = 0.1
@@ -94,8 +95,12 @@ class Rollout:
             await asyncio.sleep(self._settings.poll)
 
     def stopped(self) -> None:
-        """The agent came to a planned end: an engine that was being watched may serve again."""
+        """The agent came to a planned end: an engine that was being watched may serve again, and one that was on trial
+        be tried again."""
         self._watched_ended(True)
+        record = read_record(self._state_dir)
+        for name in [name for name in record.tried if _stage(record, name) is Stage.SHADOW]:
+            self._write(partial(Record.with_trial, engine=name, tried=None))
 
     # What there is to do
 
@@ -116,6 +121,10 @@ class Rollout:
             record = await self._not_serving(bundle, opened, own, record, mine)
         elif own is not None and _stage(record, own.engine) is Stage.WATCH:
             await self._watch_again(bundle, own, answer_within)
+            return
+        for name in [e.path.name for e in mine if _stage(record, e.path.name) is Stage.SHADOW]:
+            # Of an earlier process: if the engine hangs, it would do so again, and the ward have no peace.
+            await self._note(bundle, name, Stage.REJECTED, "the agent came to no planned end while it was on trial.")
             return
         new = [e for e in mine if e.path.name != served and not _is_judged(record, e.path.name)]
         if new:

@@ -289,7 +289,7 @@ async def test_an_engine_that_does_not_hold_is_rejected(
 async def test_an_engine_that_fails_after_it_was_promoted_is_rolled_back_and_no_window_lost(
     config: Callable[..., Config], faulty: list[Faulty], fault: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_STARVED", 0.5)
+    monkeypatch.setattr(module, "_STARVED", 0.5 if fault == "slow" else 300.0)
     settings = config(watch_seconds=60.0)
     name = compile_by_hand(settings)
     async with running(settings) as ward:
@@ -350,6 +350,23 @@ async def test_a_restart_in_the_middle_goes_on_and_a_crash_does_not(config: Call
         await until(lambda: stage(settings) is Stage.ROLLED_BACK)
         await until(lambda: f"{name} was rolled back" in (ward.page.words or [""])[-1])
     assert record_of(settings).serving == {}
+
+
+@pytest.mark.parametrize("planned", [True, False])
+async def test_a_trial_begins_anew_after_a_restart_and_not_after_a_crash(
+    config: Callable[..., Config], planned: bool
+) -> None:
+    """An engine that hangs ends the process, and would again and again."""
+    settings = config(shadow_seconds=60.0)
+    name = compile_by_hand(settings)
+    async with running(settings, planned=planned) as ward:
+        await until(lambda: ward.parts.batcher.states()[0].shadow == "openvino-int8w")
+        assert stage(settings) is Stage.SHADOW
+    assert stage(settings) is (None if planned else Stage.SHADOW)
+    async with running(config()) as ward:
+        await until(lambda: stage(settings) is (Stage.KEPT if planned else Stage.REJECTED))
+    ward.nothing_is_lost()
+    assert ("no planned end" in record_of(settings).tried[name].reason) is not planned
 
 
 async def test_a_restart_in_the_middle_comes_to_its_end(config: Callable[..., Config]) -> None:
