@@ -32,6 +32,12 @@ WriteRecord = Callable[..., FloatArray]
 MakeRecording = Callable[..., Recording]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Of torch: the tests' networks are so small that threads wait for one another, on a busy machine for minutes."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def small_table() -> WindowTable:
     """60 windows of 2 s of 20 patients: half twelve leads, half II and V1; "Afib" is a faster oscillation."""

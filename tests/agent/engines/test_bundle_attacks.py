@@ -254,7 +254,7 @@ SIGNED: dict[str, tuple[Callable[[Copy], object], str]] = {
     ),
     "engine beyond the gate": (
         lambda c: c.change(lambda d: d["engines"][0]["parity"].update(probability_max=0.4)),
-        "fails the bundle's own gate: probability_max is 0.4, above 0.05",
+        "fails the bundle's own gate: probability_max is 0.4, above 0.1",
     ),
     "rate beyond measure": (
         lambda c: c.change(lambda d: d["input"]["preprocessing"].update(rate=1e308, seconds=1e308)),
