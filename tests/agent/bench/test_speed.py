@@ -13,16 +13,17 @@ from agent.engines.bundle import default_bundle, open_bundle
 
 def test_engines_and_peers_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_PLANS", {"sl": ((1, 2),)})
-    monkeypatch.setattr(speed, "_PEERS", ("eager", "onnxruntime"))  # torch.compile takes a minute
+    monkeypatch.setattr(speed, "_PEERS", ("eager",))  # the others in tests/training/test_bench_peers.py
+    monkeypatch.setattr(speed, "_PEAKS", {"f32": "f32", "bf16": "bf16"})
     monkeypatch.setattr(speed, "_THREADS", (1,))
     monkeypatch.setattr(speed, "_ROUNDS", 1)
     found = speed.speed(open_bundle(default_bundle()))["sl"]
     assert found["parameters"] == 1_508_235
     assert 0.4 < found["gigaflop_per_window"] < 0.6
     row = found["batch_1"]
-    assert set(row["ms"]) == {"eager", "onnxruntime", "openvino-f32", "openvino-bf16"}
+    assert set(row["ms"]) == {"eager", "openvino-f32", "openvino-bf16"}
     fast = row["openvino-f32"]
-    assert fast["times_eager"] > 0 and fast["times_onnxruntime"] > 0
+    assert fast["times_eager"] > 0
     assert fast["share_of_peak"]["1 threads"] > 0
     assert found["start"]["openvino-f32"]["resident_mb"] > 0
     json.dumps(found)
