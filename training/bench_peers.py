@@ -24,7 +24,10 @@ from torch import Tensor
 
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.labels import LABELS
+from agent.core.manifest import Parity
+from agent.engines.backend import misfit
 from agent.engines.build import ONNX
+from agent.engines.machine import this_machine
 from training.bundle import Contents, draft, exported
 from training.compile import golden_windows, identity_of_model, input_of, labels_of_model, training_of_model
 from training.engines import asked_from, compile_all, sources_of
@@ -38,7 +41,7 @@ from training.serving import Classifier
 from training.throughput import matrix_peak
 
 ENGINES = ("openvino-f32", "openvino-bf16", "openvino-int8w")
-"""Of which a network has those that suit it: int8 weights are for matrix products."""
+"""Of which a network has those that suit it and this processor: int8 weights are for matrix products."""
 
 
 def network(name: str) -> Classifier:
@@ -79,6 +82,7 @@ def write_bundle(name: str, folder: Path) -> dict[str, object]:
     asked = [asked_from(text, config.family) for text in ENGINES]
     source = sources_of(exported(contents), onnx=True)
     built, _ = compile_all(source, asked, drop_failing=True, progress=False)
+    built = [one for one in built if not misfit(one.entry(Parity()), this_machine())]  # bf16 asks for AVX-512
     with draft(folder, contents, source, built) as made:
         made.publish(folder, made.manifest.engines)
     p = config.preprocessing

@@ -22,7 +22,10 @@ def test_inference_by_threads_and_batch(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_process_tells_its_start_memory_and_times() -> None:
-    command = [sys.executable, "-m", "agent.bench.engine", str(default_bundle()), "0", "1", str(time.time()), "2", "3"]
+    entries = open_bundle(default_bundle()).manifest.engines
+    number = str([one.precision for one in entries].index("f32"))  # any processor has it
+    path, began = str(default_bundle()), str(time.time())
+    command = [sys.executable, "-m", "agent.bench.engine", path, number, "1", began, "2", "3"]
     told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     assert told["start_seconds"] > 0
     assert 0 < told["first_mb"] <= told["start_most_mb"]

@@ -21,7 +21,7 @@ def test_engines_and_peers_in_processes_of_their_own(monkeypatch: pytest.MonkeyP
     assert found["parameters"] == 1_508_235
     assert 0.4 < found["gigaflop_per_window"] < 0.6
     row = found["batch_1"]
-    assert set(row["ms"]) == {"eager", "openvino-f32", "openvino-bf16"}
+    assert {"eager", "openvino-f32"} <= set(row["ms"]) == {"eager", *found["start"]}
     fast = row["openvino-f32"]
     assert fast["times_eager"] > 0
     assert fast["share_of_peak"]["1 threads"] > 0
