@@ -31,7 +31,7 @@ from agent.engines.machine import this_machine
 from training.bundle import Contents, draft, exported
 from training.compile import golden_windows, identity_of_model, input_of, labels_of_model, training_of_model
 from training.engines import asked_from, compile_all, sources_of
-from training.evaluation.resources import macs
+from training.evaluation.resources import SAMPLES, macs
 from training.loop import DTYPES
 from training.models.sl import DeepECGSL, released
 from training.models.ssl import DeepECGSSL, SSLConfig
@@ -120,7 +120,7 @@ def measured(
     """By batch size the milliseconds of each run, by the wall and of the processor; one run before is not counted."""
     results: dict[str, dict[str, list[float]]] = {}
     for batch, repeats in plan:
-        x = np.random.default_rng(0).normal(0, 60, (batch, len(LEADS), 2500)).astype(np.float32)
+        x = np.random.default_rng(0).normal(0, 60, (batch, len(LEADS), SAMPLES)).astype(np.float32)
         wall, cpu = [], []
         for _ in range(1 + repeats):
             began, began_cpu = time.perf_counter(), time.process_time()
