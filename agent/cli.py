@@ -14,9 +14,9 @@ import typer
 from agent import __version__
 from agent.commands import bundle, rebuild
 from agent.config import Config, ConfigError, load, reference
-from agent.engines.bundle import BundleError
-from agent.logs import configure_logging
-from agent.tls import TlsError
+from agent.engines.bundles.bundle import BundleError
+from agent.ops.logs import configure_logging
+from agent.ops.tls import TlsError
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ def _load(path: Path) -> Config:
 @app.command()
 def run(config: ConfigFile) -> None:
     """Run the agent until it is told to stop (SIGTERM or SIGINT)."""
-    from agent import daemon  # the libraries behind it take a second: check-config must not wait for them
+    from agent.runtime import daemon  # the libraries behind it take a second: check-config must not wait for them
 
     settings = _load(config)
     configure_logging(settings.agent.log_level, settings.agent.log_format)
@@ -109,7 +109,7 @@ def replay(
     config: Annotated[Path | None, typer.Option(help="Configuration for windows, engine and alerts.")] = None,
 ) -> None:
     """Run recorded ECG through the very same line, print each alert, end with one JSON line."""
-    from agent import daemon
+    from agent.runtime import daemon
     from agent.sources.replay import ReplayError
 
     settings = _load(config) if config else Config()

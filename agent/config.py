@@ -19,11 +19,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from agent.core.alerting import AlertingSettings
-from agent.core.trial import RolloutSettings
-from agent.core.windowing import WindowingSettings
-from agent.engines.backend import EngineSettings
+from agent.core.alerting.engine import AlertingSettings
+from agent.core.bundle.canary import RolloutSettings
+from agent.core.windows.windower import WindowingSettings
 from agent.engines.serving.settings import ModelSettings, ServingSettings
+from agent.engines.settings import EngineSettings
 from agent.sinks.hl7 import Hl7SinkSettings
 from agent.sinks.mqtt import MqttSinkSettings
 from agent.sinks.outbox import OutboxSettings

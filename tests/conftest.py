@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agent.tls import TlsSettings
+from agent.ops.tls import TlsSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,7 @@ TESTS = ROOT / "tests"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 ELSEWHERE = {
-    "agent/core/ecg.py": "tests/agent/core/test_windowing.py",
+    "agent/core/ecg.py": "tests/agent/core/windows/test_windower.py",
 }
 """Modules whose tests stand under another name: plain vocabulary, or one room in two files."""
 

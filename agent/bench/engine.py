@@ -13,9 +13,11 @@ import numpy as np
 
 from agent.bench.measure import Numbers, resident_mb, times
 from agent.core.ecg import LEADS, FloatArray
-from agent.core.filters import Preprocessing, prepare
-from agent.engines.backend import FACTORIES, Backend, EngineSettings, open_backend
-from agent.engines.bundle import UNSIGNED, Bundle, open_bundle
+from agent.core.preprocessing import Preprocessing, prepare
+from agent.engines.base import Backend
+from agent.engines.bundles.bundle import UNSIGNED, Bundle, open_bundle
+from agent.engines.select import FACTORIES, open_backend
+from agent.engines.settings import EngineSettings
 
 _RATE = 500.0
 _BATCHES = ((1, 30), (8, 6), (32, 2))

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from agent.bench.measure import BenchError, Numbers
-from agent.core import hl7, mllp, mqtt
 from agent.core.ecg import LEADS, FloatArray, Samples, Window
-from agent.core.hl7_patient import BedMap
-from agent.core.synthetic import Rhythm, synthesize
-from agent.core.windowing import Windower, WindowingSettings
-from agent.demo.monitors import CADENCE, bed_lookup, hl7_message
-from agent.engines.bundle import Bundle
+from agent.core.hl7 import decode as hl7
+from agent.core.hl7 import mllp
+from agent.core.hl7.patient import BedMap
+from agent.core.mqtt import decode as mqtt
+from agent.core.windows.windower import Windower, WindowingSettings
+from agent.engines.bundles.bundle import Bundle
+from agent.simulator.ecg import Rhythm, synthesize
+from agent.simulator.monitors import CADENCE, bed_lookup, hl7_message
 from agent.sources.hl7_settings import HL7SourceSettings
 
 _BEDS = 16

@@ -9,8 +9,8 @@ from agent.bench.engine import inference, preprocessing
 from agent.bench.feeds import feeds
 from agent.bench.measure import BenchError, Numbers, machine
 from agent.bench.speed import speed
-from agent.engines.backend import EngineError
-from agent.engines.bundle import Bundle, BundleError, default_bundle, open_bundle
+from agent.engines.base import EngineError
+from agent.engines.bundles.bundle import Bundle, BundleError, default_bundle, open_bundle
 
 SECTIONS: Mapping[str, Callable[[Bundle], Numbers]] = {
     "feeds": feeds,

@@ -2,7 +2,7 @@
 
 Every side runs alone, in processes of its own and in turns: two libraries in one process would take each other's
 threads. Each side runs with one thread and with two; where two sides are compared, each is at its best. The peers and
-the weights come from ``training.bench_peers``: the agent itself has no torch.
+the weights come from ``training.publish.bench_peers``: the agent itself has no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from agent.bench.measure import BenchError, Numbers
-from agent.engines.bundle import Bundle
+from agent.engines.bundles.bundle import Bundle
 
 _PEERS = ("eager", "compiled", "onnxruntime")
 _PLANS: Mapping[str, Sequence[tuple[int, int]]] = {
@@ -31,7 +31,7 @@ _ROUNDS = 3
 """Processes of each kind."""
 _PEAKS = {"f32": "f32", "bf16": "bf16", "int8w": "int8"}
 """By an engine's precision, that of the matrix product which is its peak."""
-_MODULE = "training.bench_peers"
+_MODULE = "training.publish.bench_peers"
 
 
 def speed(_: Bundle) -> Numbers:

@@ -12,15 +12,17 @@ from typing import Annotated, Any
 import typer
 
 from agent.config import AgentSettings, ConfigError, load
-from agent.core.manifest import Engine, schema
-from agent.engines.archive import unpack
-from agent.engines.backend import EngineError, EngineSettings, open_backend
-from agent.engines.bundle import Bundle, BundleError, open_bundle
-from agent.engines.derived import ENGINES, DerivedEngine, read_derived
-from agent.engines.machine import this_machine
-from agent.engines.store import State, Store
-from agent.engines.trials import Record, read_record, read_request, update_record
-from agent.logs import configure_logging
+from agent.core.bundle.manifest import Engine, schema
+from agent.engines.base import EngineError
+from agent.engines.bundles.archive import unpack
+from agent.engines.bundles.bundle import Bundle, BundleError, open_bundle
+from agent.engines.bundles.store import State, Store
+from agent.engines.local.engines import ENGINES, DerivedEngine, read_derived
+from agent.engines.local.machine import this_machine
+from agent.engines.local.record import Record, read_record, read_request, update_record
+from agent.engines.select import open_backend
+from agent.engines.settings import EngineSettings
+from agent.ops.logs import configure_logging
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -11,15 +11,15 @@ import typer
 
 from agent.commands.bundle import ConfigFile, Json, Keys, StateDir, sentences, store_of
 from agent.config import load
-from agent.core.derived import Machine
-from agent.core.manifest import Flavour, Precision
-from agent.engines.backend import EngineError
-from agent.engines.bundle import Bundle, BundleError
-from agent.engines.files import owned
-from agent.engines.machine import this_machine
-from agent.engines.rebuild import Rebuilt, cannot, fingerprint, fitting, presumed, rebuild, worth_it
-from agent.engines.store import Store
-from agent.engines.trials import REQUEST, Wanted, read_record, read_request
+from agent.core.bundle.derived import Machine
+from agent.core.bundle.manifest import Flavour, Precision
+from agent.engines.base import EngineError
+from agent.engines.bundles.bundle import Bundle, BundleError
+from agent.engines.bundles.files import owned
+from agent.engines.bundles.store import Store
+from agent.engines.local.machine import this_machine
+from agent.engines.local.rebuild import Rebuilt, cannot, fingerprint, fitting, presumed, rebuild, worth_it
+from agent.engines.local.record import REQUEST, Wanted, read_record, read_request
 
 app = typer.Typer()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 
 from agent.core.ecg import Priority
-from agent.core.mdc import ECG_ELEC_POTL
+from agent.core.nomenclature import ECG_ELEC_POTL
 
 
 class Category(StrEnum):

@@ -17,9 +17,9 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
-from agent.core.hl7_alert import AcknowledgementError, segments_from_message
-from agent.core.mllp import Decoder, FrameTooLongError, encode
-from agent.tls import TlsSettings, server_context
+from agent.core.hl7.alert import AcknowledgementError, segments_from_message
+from agent.core.hl7.mllp import Decoder, FrameTooLongError, encode
+from agent.ops.tls import TlsSettings, server_context
 
 _COLOURS = {"PH": "!!!", "PM": "!! ", "PL": "!  ", "PN": "   "}  # IEC 60601-1-8 marks
 _REMEMBERED = 100_000

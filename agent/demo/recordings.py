@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.core.demonstration import DEMONSTRATION, DemonstrationRecord
 from agent.core.ecg import LEADS, ChannelKind, FloatArray, Lead
-from agent.core.synthetic import Rhythm, synthesize
+from agent.simulator.demonstration import DEMONSTRATION, DemonstrationRecord
+from agent.simulator.ecg import Rhythm, synthesize
 from agent.sources.replay import ReplayError, read_record
 
 _SECONDS = 300.0

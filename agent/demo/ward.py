@@ -24,15 +24,15 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.core.ecg import Encounter
-from agent.core.mqtt import TopicTemplate
-from agent.core.windowing import WindowingSettings
+from agent.core.mqtt.decode import TopicTemplate
+from agent.core.windows.windower import WindowingSettings
 from agent.demo.broker import BrokerAddress, BrokerError, broker, free_port
-from agent.demo.monitors import bed_lookup
-from agent.demo.players import DEVICE, PayloadKind, Signal, Tally, play_hl7, play_mqtt
 from agent.demo.receiver import Received, Receiver
 from agent.demo.recordings import DemoBed, RecordingsError, demo_beds
-from agent.metrics import Metrics
-from agent.mqtt_link import BrokerSettings, MqttLink
+from agent.mqtt.link import BrokerSettings, MqttLink
+from agent.ops.metrics import Metrics
+from agent.simulator.monitors import bed_lookup
+from agent.simulator.players import DEVICE, PayloadKind, Signal, Tally, play_hl7, play_mqtt
 
 DIALECTS = ("philips", "ge", "mindray", "capsule", "wcm", "mindray_w01")
 PAYLOADS: tuple[PayloadKind, ...] = ("binary", "json", "cbor")

@@ -30,7 +30,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.core.ecg import Alert, Phase
-from agent.core.hl7_alert import (
+from agent.core.hl7.alert import (
     Acknowledgement,
     AcknowledgementError,
     Hl7AlertSettings,
@@ -38,10 +38,10 @@ from agent.core.hl7_alert import (
     parse_acknowledgement,
     watchdog_message,
 )
-from agent.core.mllp import Decoder, FrameTooLongError, encode
-from agent.metrics import Metrics
+from agent.core.hl7.mllp import Decoder, FrameTooLongError, encode
+from agent.ops.metrics import Metrics
+from agent.ops.tls import RotatingContext, TlsSettings, client_context
 from agent.sinks.outbox import Outbox, OutboxError
-from agent.tls import RotatingContext, TlsSettings, client_context
 
 log = structlog.get_logger()
 

@@ -18,9 +18,9 @@ import structlog
 from pydantic import Field, model_validator
 
 from agent.core.ecg import Alert
-from agent.core.mqtt import JSON_TYPE, TemplateError, TopicTemplate
-from agent.metrics import Metrics
-from agent.mqtt_link import BrokerSettings, MqttError, MqttLink, PublishRefusedError
+from agent.core.mqtt.decode import JSON_TYPE, TemplateError, TopicTemplate
+from agent.mqtt.link import BrokerSettings, MqttError, MqttLink, PublishRefusedError
+from agent.ops.metrics import Metrics
 from agent.sinks.outbox import Outbox, OutboxError
 
 log = structlog.get_logger()

@@ -20,12 +20,12 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from agent.core.ecg import EncounterChange, Event
-from agent.core.hl7 import Decoded, Header, acknowledge, answers, decode, header_of, refuse
-from agent.core.hl7_message import HL7Error, parse
-from agent.core.mllp import Decoder, FrameTooLongError, encode
-from agent.metrics import Metrics
+from agent.core.hl7.decode import Decoded, Header, acknowledge, answers, decode, header_of, refuse
+from agent.core.hl7.message import HL7Error, parse
+from agent.core.hl7.mllp import Decoder, FrameTooLongError, encode
+from agent.ops.metrics import Metrics
+from agent.ops.tls import RotatingContext, peer_names, server_context
 from agent.sources.hl7_settings import Grant, HL7SourceSettings, Peer, Sender
-from agent.tls import RotatingContext, peer_names, server_context
 
 __all__ = ["Grant", "HL7Source", "HL7SourceSettings", "Sender"]
 

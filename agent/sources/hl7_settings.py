@@ -13,11 +13,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from agent.core.hl7 import Header
-from agent.core.hl7_dialect import Dialect
-from agent.core.hl7_patient import BedMap
-from agent.core.mllp import LIMIT
-from agent.tls import TlsSettings
+from agent.core.hl7.decode import Header
+from agent.core.hl7.dialect import Dialect
+from agent.core.hl7.mllp import LIMIT
+from agent.core.hl7.patient import BedMap
+from agent.ops.tls import TlsSettings
 
 Network = IPv4Network | IPv6Network
 

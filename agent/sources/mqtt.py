@@ -21,7 +21,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.core.ecg import Event, Fault, Samples
-from agent.core.mqtt import (
+from agent.core.mqtt.decode import (
     DEFAULT_TOPIC,
     Address,
     Limits,
@@ -31,8 +31,8 @@ from agent.core.mqtt import (
     TopicTemplate,
     decode,
 )
-from agent.metrics import Metrics
-from agent.mqtt_link import BrokerSettings, Message, MqttLink
+from agent.mqtt.link import BrokerSettings, Message, MqttLink
+from agent.ops.metrics import Metrics
 
 log = structlog.get_logger()
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from agent.core.ecg import Channel, ChannelKind, Event, FloatArray, Lead, Samples
-from agent.core.mdc import CODE_OF_LEAD, ECG_ELEC_POTL, MCL_ID, V_ID
-from agent.metrics import Metrics
+from agent.core.nomenclature import CODE_OF_LEAD, ECG_ELEC_POTL, MCL_ID, V_ID
+from agent.ops.metrics import Metrics
 
 _TRANSPORT = "replay"
 

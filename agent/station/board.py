@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from agent.core.beats.rate import heart_rate
+from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import (
     LEADS,
     Alert,
@@ -31,8 +33,6 @@ from agent.core.ecg import (
     Samples,
 )
 from agent.core.labels import label as label_info
-from agent.core.manifest import Manifest
-from agent.core.rate import heart_rate
 from agent.station.trace import Trace
 
 FRAME = struct.Struct("<4sI")

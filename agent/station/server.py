@@ -25,9 +25,9 @@ from urllib.parse import urlsplit
 from aiohttp import WSCloseCode, web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import Alert, EncounterChange, Gap, Lead, Prediction, Samples
-from agent.core.manifest import Manifest
-from agent.metrics import Metrics
+from agent.ops.metrics import Metrics
 from agent.station.board import Board, label_text
 from agent.station.health import Checks, Health
 

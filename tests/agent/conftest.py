@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from agent.core.filters import Preprocessing, prepare
-from agent.engines.backend import EngineSettings
-from agent.engines.bundle import Bundle, open_bundle
-from agent.engines.signing import sign, write_public_key
+from agent.core.preprocessing import Preprocessing, prepare
+from agent.engines.bundles.bundle import Bundle, open_bundle
+from agent.engines.bundles.signing import sign, write_public_key
+from agent.engines.settings import EngineSettings
 
 
 class Mosquitto:

@@ -30,7 +30,7 @@ def test_version(tmp_path: Path) -> None:
 
 
 def test_the_agent_imports_no_torch(tmp_path: Path) -> None:
-    code = "import agent.cli, agent.daemon, agent.demo.ward, sys; sys.exit('torch' in sys.modules)"
+    code = "import agent.cli, agent.runtime.daemon, agent.demo.ward, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode == 0
 
 

@@ -47,8 +47,8 @@ class Nothing:
 
 def batcher(manifest: Any, per_bed: int) -> Any:
     """The present batcher, or that of before."""
-    from agent.engines.backend import EngineSettings
-    from agent.metrics import Metrics
+    from agent.engines.settings import EngineSettings
+    from agent.ops.metrics import Metrics
 
     settings = EngineSettings(queue_per_bed=per_bed, queue=4096)
     engine = Nothing(len(manifest.labels))
@@ -136,8 +136,8 @@ async def full(manifest: Any) -> tuple[float, float, float]:
 
 
 def measure(seconds: float) -> dict[str, float]:
-    from agent.core.manifest import Manifest, parse
-    from agent.engines.bundle import default_bundle
+    from agent.core.bundle.manifest import Manifest, parse
+    from agent.engines.bundles.bundle import default_bundle
 
     manifest = parse(Manifest, (default_bundle() / "manifest.json").read_bytes())
     mean, worst, drained = asyncio.run(full(manifest))

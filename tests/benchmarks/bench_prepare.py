@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.core.synthetic import INDEPENDENT, Rhythm, synthesize
+from agent.simulator.ecg import INDEPENDENT, Rhythm, synthesize
 
 RATE, SECONDS = 100, 10
 RHYTHMS = (Rhythm.SINUS, Rhythm.BRADYCARDIA, Rhythm.TACHYCARDIA, Rhythm.AFIB)

@@ -22,20 +22,21 @@ from typing import Any
 
 import numpy as np
 
-from agent.core.alerting import AlertingSettings
-from agent.core.alerting_models import ModelsAlerting
+from agent.core.alerting.engine import AlertingSettings
+from agent.core.alerting.models import ModelsAlerting
 from agent.core.ecg import LEADS, Channel, ChannelKind, FloatArray, Prediction, Samples
-from agent.core.mqtt_block import code_of_lead
-from agent.core.synthetic import Rhythm, synthesize
-from agent.core.windowing import Windower, WindowingSettings
-from agent.engines.backend import EngineSettings, open_backend
-from agent.engines.bundle import Bundle, default_bundle, open_bundle
+from agent.core.mqtt.block import code_of_lead
+from agent.core.windows.windower import Windower, WindowingSettings
+from agent.engines.bundles.bundle import Bundle, default_bundle, open_bundle
+from agent.engines.select import open_backend
 from agent.engines.serving.batcher import Batcher
 from agent.engines.serving.model import Model
 from agent.engines.serving.settings import ServingSettings
-from agent.line import Line
-from agent.logs import configure_logging
-from agent.metrics import Metrics, totals
+from agent.engines.settings import EngineSettings
+from agent.ops.logs import configure_logging
+from agent.ops.metrics import Metrics, totals
+from agent.runtime.pipeline import Line
+from agent.simulator.ecg import Rhythm, synthesize
 from agent.sinks.outbox import Outbox
 from agent.station.server import Station, StationInfo, StationSettings
 

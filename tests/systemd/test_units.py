@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.engines.trials import REQUEST
+from agent.engines.local.record import REQUEST
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 SERVICE = UNITS / "deepecg-agent.service"

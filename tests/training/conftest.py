@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch.export import ExportedProgram
 
+from agent.core.bundle.manifest import AlertRule, Evidence, Label, Training
 from agent.core.ecg import LEADS, FloatArray, Lead
-from agent.core.filters import Preprocessing
 from agent.core.labels import LABELS, index_of
-from agent.core.manifest import AlertRule, Evidence, Label, Training
-from agent.core.synthetic import Rhythm, synthesize
-from agent.engines.build import Built, SourceFiles, build, ir_of
-from training.bundle import Contents, answers_of, exported
-from training.compile import golden_windows, identity_of, input_of
+from agent.core.preprocessing import Preprocessing
+from agent.engines.compile import Built, SourceFiles, build, ir_of
+from agent.simulator.ecg import Rhythm, synthesize
 from training.data import Recording, WindowTable
-from training.engines import sources_of
 from training.models.sl import DeepECGSL
 from training.models.weights import DIAGNOSES, config_of
-from training.recipes import smoke
+from training.publish.bundle import Contents, answers_of, exported
+from training.publish.contents import golden_windows, identity_of, input_of
+from training.publish.engines import sources_of
+from training.train.recipes import smoke
 
 EVIDENCE = Evidence(auroc=0.9, lower=0.88, upper=0.95, positive_patients=25, negative_patients=90)
 MakeContents = Callable[..., Contents]

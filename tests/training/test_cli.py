@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from agent.engines.bundle import UNSIGNED, BundleError, open_bundle
-from agent.engines.signing import Trust
+from agent.engines.bundles.bundle import UNSIGNED, BundleError, open_bundle
+from agent.engines.bundles.signing import Trust
 from training.cli import app, main
 
 KEEP = {

@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 
 from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, LABELS
-from agent.engines import signing
-from agent.engines.bundle import SIGNATURE, open_bundle
-from training.bundle import as_plain, sign_bundle
+from agent.engines.bundles import signing
+from agent.engines.bundles.bundle import SIGNATURE, open_bundle
 from training.commands.train import EACH, WHOLE, folds_named, recipe_named
-from training.compile import (
-    trained_on,
-)
 from training.data import WindowTable
 from training.evaluation.alerts import Persistence, Replay, rules
 from training.evaluation.cases import Cases
 from training.evaluation.evidence import LEAD_SETS, POOLED, Score, groups, score_all
-from training.inference import Network, convert, samples_of
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL, Pretraining
 from training.models.weights import ModelConfig, load_network, read_config
-from training.recipes import RECIPES
-from training.run import MODEL
+from training.publish.bundle import as_plain, sign_bundle
+from training.publish.contents import (
+    trained_on,
+)
+from training.publish.export import Network, convert, samples_of
+from training.train.recipes import RECIPES
+from training.train.run import MODEL
 
 app = typer.Typer()
 

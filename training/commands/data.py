@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agent.core.filters import Preprocessing
+from agent.core.preprocessing import Preprocessing
 from training.data import FORMATS, Settings, Source, find_sources, prepare
 from training.data.describe import describe, text
 from training.data.prepare import MILLIVOLTS

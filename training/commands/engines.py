@@ -11,11 +11,9 @@ from typing import Annotated, cast
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from agent.core.manifest import Limits, Manifest
-from agent.engines import signing
-from agent.engines.bundle import UNSIGNED, open_bundle
-from training.augment import POLICIES, LeadPolicy
-from training.bundle import Contents, exported
+from agent.core.bundle.manifest import Limits, Manifest
+from agent.engines.bundles import signing
+from agent.engines.bundles.bundle import UNSIGNED, open_bundle
 from training.commands.bundle import (
     EVIDENCE,
     Folder,
@@ -27,7 +25,12 @@ from training.commands.bundle import (
     scores_of,
 )
 from training.commands.train import ABOUT, WHOLE, LeadsName, folds_named, recipe_named
-from training.compile import (
+from training.data import WindowTable
+from training.evaluation.evidence import POOLED
+from training.models.ssl import Pretraining
+from training.models.weights import family_of, load_network, read_config
+from training.publish.bundle import Contents, exported
+from training.publish.contents import (
     golden_windows,
     identity_of,
     identity_of_model,
@@ -38,15 +41,12 @@ from training.compile import (
     training_of,
     training_of_model,
 )
-from training.data import WindowTable
-from training.engines import asked_from, compile_all, defaults, once, publish, sources_of
-from training.evaluation.evidence import POOLED
-from training.models.ssl import Pretraining
-from training.models.weights import family_of, load_network, read_config
-from training.readme import readme_of, readme_of_model
-from training.recipes import Recipe
-from training.validate import HOURS, WINDOWS, compared, network_of, validate
-from training.verdict import Validation, as_json, table_of
+from training.publish.engines import asked_from, compile_all, defaults, once, publish, sources_of
+from training.publish.readme import readme_of, readme_of_model
+from training.publish.report import Validation, as_json, table_of
+from training.publish.validate import HOURS, WINDOWS, compared, network_of, validate
+from training.train.augment import POLICIES, LeadPolicy
+from training.train.recipes import Recipe
 
 app = typer.Typer()
 

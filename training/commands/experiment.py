@@ -21,9 +21,9 @@ from training.commands.train import (
     usable,
 )
 from training.data import WindowTable
-from training.label_efficiency import Arm, label_efficiency, plot, table_of
 from training.models.ssl import SSLConfig
-from training.run import split_of
+from training.train.label_efficiency import Arm, label_efficiency, plot, table_of
+from training.train.run import split_of
 
 app = typer.Typer()
 

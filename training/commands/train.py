@@ -13,15 +13,15 @@ import typer
 from numpy.typing import NDArray
 
 from agent.core.labels import LABEL_NAMES
-from training.augment import POLICIES, LeadPolicy
 from training.data import WindowTable
-from training.distributed import Ranks, ranks
 from training.evaluation.cases import Cases
 from training.models.weights import DIAGNOSES, Network, in_label_order, load_network, read_config
-from training.recipes import RECIPES, Precision, Recipe
-from training.run import MODEL, Split, outputs, run, split_of
-from training.tasks import REGRESSION, truth_of
-from training.throughput import throughput as measure
+from training.train.augment import POLICIES, LeadPolicy
+from training.train.distributed import Ranks, ranks
+from training.train.recipes import RECIPES, Precision, Recipe
+from training.train.run import MODEL, Split, outputs, run, split_of
+from training.train.tasks import REGRESSION, truth_of
+from training.train.throughput import throughput as measure
 
 app = typer.Typer()
 

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from agent.core.demonstration import DEMONSTRATION_PATIENTS
 from agent.core.ecg import FloatArray, Lead
+from agent.simulator.demonstration import DEMONSTRATION_PATIENTS
 from training.data.recording import Recording
 
 SAME = 0.995

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from agent.core.filters import Preprocessing
+from agent.core.preprocessing import Preprocessing
 from training.data.beside import TABLE as BESIDE
 from training.data.beside import Beside
 from training.data.checks import check

@@ -12,9 +12,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.core.demonstration import DEMONSTRATION_PATIENTS
 from agent.core.ecg import FloatArray, Lead
 from agent.core.labels import LABELS, index_of
+from agent.simulator.demonstration import DEMONSTRATION_PATIENTS
 
 Labels: TypeAlias = NDArray[np.int8]
 """(77,) in the order of ``LABELS``: 1 = there, 0 = not there, -1 = unknown (masked out of loss and figures)."""

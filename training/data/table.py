@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.ecg import LEADS, FloatArray, Lead
-from agent.core.filters import Preprocessing
 from agent.core.labels import LABEL_NAMES, LABELS
 from agent.core.leads import FROM_I_AND_II, LEAD_INDEX
+from agent.core.preprocessing import Preprocessing
 from training.data.recording import Licence, fold_of
 from training.data.store import FORMAT, SHARDS, TABLE
 from training.data.windows import COUNTS_PER_MV, MOST, STEP_SECONDS

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.ecg import LEADS
-from agent.core.filters import Preprocessing, prepare
 from agent.core.labels import index_of
 from agent.core.leads import LEAD_INDEX
+from agent.core.preprocessing import Preprocessing, prepare
 from training.data.checks import Quality, quality
 from training.data.recording import Labels, Recording, set_labels
 

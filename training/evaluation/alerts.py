@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
+from agent.core.bundle.manifest import AlertRule
 from agent.core.ecg import LEADS, FloatArray, Lead
-from agent.core.manifest import AlertRule
 from training.data import STEP_SECONDS, WindowTable
 
 MAX_PER_BED_DAY = 1.0
@@ -110,7 +110,7 @@ def poisson_interval(count: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def alerts(track: Track, threshold: float, rule: Persistence) -> list[tuple[int, int]]:
-    """First and last window index of each alert, as `agent.core.alerting` opens and closes them.
+    """First and last window index of each alert, as `agent.core.alerting.engine` opens and closes them.
 
     The alert opens at the last of ``open_after`` consecutive windows at or above the threshold and ends at the last of
     ``close_after`` consecutive windows below the release; a gap in time starts both counts anew.

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.ecg import LEADS, FloatArray, Lead
-from training.augment import LIMB
 from training.data import WindowTable
 from training.evaluation.ranking import patient_weights, weighted_auroc
+from training.train.augment import LIMB
 
 MIN_POSITIVE_PATIENTS = 20
 MIN_LOWER_AUROC = 0.85

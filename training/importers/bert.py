@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from agent.core.filters import Preprocessing
 from agent.core.labels import LABEL_NAMES
+from agent.core.preprocessing import Preprocessing
 from training.importers.archive import open_archive
 from training.importers.contents import contents
 from training.importers.names import Limits, WeightsError

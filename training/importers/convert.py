@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from agent.core.filters import prepare
-from agent.core.synthetic import Rhythm, synthesize
+from agent.core.preprocessing import prepare
+from agent.simulator.ecg import Rhythm, synthesize
 from training.importers.archive import Archive, open_archive
 from training.importers.contents import contents, differences, packages
 from training.importers.layouts import Layout, layout_of

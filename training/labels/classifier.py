@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.core.filters import Preprocessing
 from agent.core.labels import LABEL_NAMES
+from agent.core.preprocessing import Preprocessing
 from training.labels.published import labels_at
 
 if TYPE_CHECKING:

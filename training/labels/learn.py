@@ -251,7 +251,7 @@ def train(
     import torch
     from tqdm import tqdm
 
-    from training.checkpoint import load, save
+    from training.train.checkpoint import load, save
 
     if shared := set(examples.patients) & set(validation.patients):
         raise ValueError(f"{len(shared)} patients are both learnt from and validated on; split the reports by patient")

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from agent.core.ecg import FloatArray
-from agent.core.filters import Preprocessing
 from agent.core.labels import LABEL_NAMES, SSL_ORDER
+from agent.core.preprocessing import Preprocessing
 from training.labels.published import ssl_to_sl
 from training.models.sl import DeepECGSL, SLConfig
 from training.models.ssl import Codebook, DeepECGSSL, Pretraining, SSLConfig
@@ -96,7 +96,8 @@ class ModelConfig(BaseModel):
     thresholds: tuple[float | None, ...] | None = None
     """Probability from which on a label is said to be there, in the outputs' order; None where nobody chose one."""
     preprocessing: Preprocessing
-    """Rate, seconds and gain of the input; the published networks were fed by `training.reference_preprocessing`."""
+    """Rate, seconds and gain of the input; the published networks were fed by
+    `training.importers.reference_preprocessing`."""
     sizes: SLConfig | SSLConfig | None
     """Of the network; None for the report classifier, whose own config.json has them."""
     codebook: Codebook | None = None

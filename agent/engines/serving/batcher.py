@@ -23,14 +23,15 @@ from typing import Self
 import structlog
 
 from agent.core.ecg import Prediction, Window
-from agent.engines.backend import EngineError, EngineSettings
+from agent.engines.base import EngineError
 from agent.engines.serving.keeper import Engine, Keeper, Opener
 from agent.engines.serving.model import Model, ModelState, Served, Shadow, Tally
 from agent.engines.serving.queue import Dropped, DropReason, Job, WindowQueue
 from agent.engines.serving.schedule import Lane, Schedule
 from agent.engines.serving.settings import ServingSettings
 from agent.engines.serving.worker import Answer, Ended, Gone, Lost, Replaced, Worker
-from agent.metrics import Metrics
+from agent.engines.settings import EngineSettings
+from agent.ops.metrics import Metrics
 
 log = structlog.get_logger()
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import LEADS, FloatArray, Window
-from agent.core.filters import prepare
-from agent.core.manifest import Manifest
-from agent.engines.backend import Backend
+from agent.core.preprocessing import prepare
+from agent.engines.base import Backend
 
 _ON_DEVICE = ("torch-cuda",)
 """Flavours that filter on their device. For the others it is done here, so that both steps can be timed."""

@@ -15,9 +15,10 @@ from typing import TypeAlias
 
 import structlog
 
-from agent.core.manifest import Manifest
-from agent.engines.backend import Backend, EngineError, Opened
-from agent.engines.bundle import BundleError
+from agent.core.bundle.manifest import Manifest
+from agent.engines.base import Backend, EngineError
+from agent.engines.bundles.bundle import BundleError
+from agent.engines.select import Opened
 from agent.engines.serving.compute import Computer
 
 log = structlog.get_logger()

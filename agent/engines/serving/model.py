@@ -7,16 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import LEADS, Prediction, Provenance, Window
 from agent.core.leads import LEAD_INDEX
-from agent.core.manifest import Manifest
-from agent.engines.backend import EngineError, Opened
+from agent.engines.base import EngineError
+from agent.engines.select import Opened
 from agent.engines.serving.cadence import Cadence
 from agent.engines.serving.keeper import Engine, Opener
 from agent.engines.serving.queue import DropReason
 from agent.engines.serving.settings import ModelSettings
 from agent.engines.serving.worker import Answer
-from agent.metrics import Metrics
+from agent.ops.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import Prediction
-from agent.core.manifest import Manifest
-from agent.engines.backend import EngineError
+from agent.engines.base import EngineError
 from agent.engines.serving.compute import Computed, Computer
 from agent.engines.serving.keeper import Engine
 from agent.engines.serving.queue import Dropped, DropReason, Job

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from agent.bench import engine
-from agent.engines.bundle import default_bundle, open_bundle
+from agent.engines.bundles.bundle import default_bundle, open_bundle
 
 
 def test_inference_by_threads_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from agent.bench import feeds
-from agent.engines.bundle import default_bundle, open_bundle
+from agent.engines.bundles.bundle import default_bundle, open_bundle
 
 
 def test_each_feed_gives_its_windows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from agent.bench import speed
 from agent.bench.measure import BenchError
-from agent.engines.bundle import default_bundle, open_bundle
+from agent.engines.bundles.bundle import default_bundle, open_bundle
 
 
 def test_engines_and_peers_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_PLANS", {"sl": ((1, 2),)})
-    monkeypatch.setattr(speed, "_PEERS", ("eager",))  # the others in tests/training/test_bench_peers.py
+    monkeypatch.setattr(speed, "_PEERS", ("eager",))  # the others in tests/training/publish/test_bench_peers.py
     monkeypatch.setattr(speed, "_PEAKS", {"f32": "f32", "bf16": "bf16"})
     monkeypatch.setattr(speed, "_THREADS", (1,))
     monkeypatch.setattr(speed, "_ROUNDS", 1)

@@ -17,12 +17,12 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from agent.cli import app
-from agent.core.manifest import Manifest, schema
-from agent.engines.bundle import UNSIGNED, default_bundle, open_bundle
-from agent.engines.derived import write_derived
-from agent.engines.machine import this_machine
-from agent.engines.signing import key_id, sign, write_public_key
-from agent.engines.trials import Failure, Serving, Stage, Tried, Wanted, ask, now, read_record, update_record
+from agent.core.bundle.manifest import Manifest, schema
+from agent.engines.bundles.bundle import UNSIGNED, default_bundle, open_bundle
+from agent.engines.bundles.signing import key_id, sign, write_public_key
+from agent.engines.local.engines import write_derived
+from agent.engines.local.machine import this_machine
+from agent.engines.local.record import Failure, Serving, Stage, Tried, Wanted, ask, now, read_record, update_record
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from agent.cli import app
-from agent.engines.bundle import default_bundle, open_bundle
-from agent.engines.derived import read_derived
-from agent.engines.machine import this_machine
-from agent.engines.trials import REQUEST, Wanted, ask, read_record
+from agent.engines.bundles.bundle import default_bundle, open_bundle
+from agent.engines.local.engines import read_derived
+from agent.engines.local.machine import this_machine
+from agent.engines.local.record import REQUEST, Wanted, ask, read_record
 
 Publisher: TypeAlias = Any
 ROOT = Path(__file__).parents[3]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.alerting import ECG_MISSING
+from agent.core.alerting.engine import ECG_MISSING
 from agent.core.ecg import Alert, Encounter, Phase, Priority
-from agent.core.hl7_alert import (
+from agent.core.hl7.alert import (
     Acknowledgement,
     AcknowledgementError,
     Hl7AlertSettings,
@@ -20,7 +20,7 @@ from agent.core.hl7_alert import (
     segments_from_message,
     watchdog_message,
 )
-from agent.core.mllp import Decoder, encode
+from agent.core.hl7.mllp import Decoder, encode
 from agent.demo.receiver import Misbehaviour, Receiver, received_from_segments
 
 SETTINGS = Hl7AlertSettings()

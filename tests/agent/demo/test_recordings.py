@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.core.demonstration import DEMONSTRATION, DEMONSTRATION_PATIENTS
 from agent.core.ecg import LEADS
 from agent.demo.recordings import DemoBed, RecordingsError, demo_beds, looped, pydicom_ecg
+from agent.simulator.demonstration import DEMONSTRATION, DEMONSTRATION_PATIENTS
 
 
 def check_halves(beds: list[DemoBed]) -> None:

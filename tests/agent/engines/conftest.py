@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from agent.core.ecg import LEADS, FloatArray, Provenance, Window
-from agent.core.filters import Preprocessing, prepare
-from agent.engines.bundle import UNSIGNED, Bundle, open_bundle
-from training.inference import OPSET, export, onnx_from
+from agent.core.preprocessing import Preprocessing, prepare
+from agent.engines.bundles.bundle import UNSIGNED, Bundle, open_bundle
 from training.models.sl import Block, DeepECGSL, SLConfig
+from training.publish.export import OPSET, export, onnx_from
 
 LABELS = ("Afib", "Sinusal", "Bradycardia")
 

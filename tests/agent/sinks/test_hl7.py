@@ -18,12 +18,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.core.ecg import Alert, Encounter, Phase, Priority
-from agent.core.hl7_alert import Hl7AlertSettings
+from agent.core.hl7.alert import Hl7AlertSettings
 from agent.demo.receiver import Misbehaviour, Received, Receiver
-from agent.metrics import Metrics
+from agent.ops.metrics import Metrics
+from agent.ops.tls import TlsSettings
 from agent.sinks.hl7 import Hl7Sink, Hl7SinkSettings
 from agent.sinks.outbox import Outbox
-from agent.tls import TlsSettings
 
 START = Alert(
     alert_id="a",
@@ -294,7 +294,7 @@ PROGRAM = textwrap.dedent("""
     import asyncio, dataclasses, os, signal, sys, time
     from pathlib import Path
     from agent.core.ecg import Alert, Phase, Priority
-    from agent.metrics import Metrics
+    from agent.ops.metrics import Metrics
     from agent.sinks.hl7 import Hl7Sink, Hl7SinkSettings
     from agent.sinks.outbox import Outbox
 

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from agent.core.ecg import Alert, Encounter, Phase, Priority
-from agent.metrics import Metrics
-from agent.mqtt_link import BrokerSettings, MqttLink
+from agent.mqtt.link import BrokerSettings, MqttLink
+from agent.ops.metrics import Metrics
 from agent.sinks.mqtt import ADVISORY, MqttSink, MqttSinkSettings, message_from_alert
 from agent.sinks.outbox import Outbox
 
@@ -265,7 +265,7 @@ async def test_an_alert_of_no_bed_is_refused_and_kept(mosquitto: int, tmp_path: 
 CHILD = """
     import asyncio, sys
     from pathlib import Path
-    from agent.metrics import Metrics
+    from agent.ops.metrics import Metrics
     from agent.sinks.mqtt import MqttSink, MqttSinkSettings
     from agent.sinks.outbox import Outbox
 

@@ -25,12 +25,12 @@ from agent.core.ecg import (
     Samples,
     SourceAlarm,
 )
-from agent.core.hl7_patient import BedMap
-from agent.core.mllp import Decoder, encode
-from agent.demo import monitors
-from agent.metrics import Metrics
+from agent.core.hl7.mllp import Decoder, encode
+from agent.core.hl7.patient import BedMap
+from agent.ops.metrics import Metrics
+from agent.ops.tls import TlsSettings, client_context
+from agent.simulator import monitors
 from agent.sources.hl7 import Grant, HL7Source, HL7SourceSettings, Sender
-from agent.tls import TlsSettings, client_context
 
 START = 1_700_000_000.0
 PATIENT = Encounter(("4711CANARY^^^H^MR",), "Canaryname", "Canarygiven", "19510203", "F", "VISITCANARY")

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from agent.core.ecg import LEADS, Event, Fault, Lead, Samples
-from agent.core.mqtt import (
+from agent.core.mqtt.decode import (
     BINARY_TYPE,
     Address,
     ecg_block,
@@ -24,8 +24,8 @@ from agent.core.mqtt import (
     encode_json,
     encode_offset_binary,
 )
-from agent.metrics import Metrics
-from agent.mqtt_link import BrokerSettings, MqttLink
+from agent.mqtt.link import BrokerSettings, MqttLink
+from agent.ops.metrics import Metrics
 from agent.sources.mqtt import FaultLog, MqttSource, MqttSourceSettings, SequenceTracker, Verdict
 
 TOPIC = "ward/v1/north/icu/{}/ecg/monitor"

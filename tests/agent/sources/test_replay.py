@@ -13,7 +13,7 @@ import pytest
 import wfdb
 
 from agent.core.ecg import ChannelKind, Event, Lead, Samples
-from agent.metrics import Metrics
+from agent.ops.metrics import Metrics
 from agent.sources.replay import (
     ReplayError,
     ReplaySource,

@@ -8,6 +8,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from agent.core.bundle.manifest import (
+    AlertRule,
+    ChangeRecord,
+    Engine,
+    Evidence,
+    FileEntry,
+    Golden,
+    InputSpec,
+    Label,
+    Manifest,
+    Training,
+)
 from agent.core.ecg import (
     LEADS,
     Alert,
@@ -22,20 +34,8 @@ from agent.core.ecg import (
     Samples,
     Window,
 )
-from agent.core.filters import Preprocessing
-from agent.core.manifest import (
-    AlertRule,
-    ChangeRecord,
-    Engine,
-    Evidence,
-    FileEntry,
-    Golden,
-    InputSpec,
-    Label,
-    Manifest,
-    Training,
-)
-from agent.metrics import Metrics
+from agent.core.preprocessing import Preprocessing
+from agent.ops.metrics import Metrics
 from agent.station.server import Station, StationInfo, StationSettings
 
 EVIDENCE = Evidence(auroc=0.97, lower=0.93, upper=0.99, positive_patients=60, negative_patients=900)

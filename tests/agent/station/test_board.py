@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import Encounter, EncounterChange, EncounterEvent, Gap, GapReason, Lead, Priority
-from agent.core.manifest import Manifest
 from agent.station.board import FRAME, Board
 from agent.station.trace import RECORD
 

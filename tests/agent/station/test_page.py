@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import Gap, GapReason, Priority
-from agent.core.manifest import Manifest
 from agent.demo.screenshot import open_browser
 from agent.station.health import Health
 from agent.station.server import Station

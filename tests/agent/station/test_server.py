@@ -15,8 +15,8 @@ import aiohttp
 import pytest
 from pydantic import ValidationError
 
-from agent.core.manifest import Manifest
-from agent.metrics import Metrics
+from agent.core.bundle.manifest import Manifest
+from agent.ops.metrics import Metrics
 from agent.station.board import Board
 from agent.station.health import Health
 from agent.station.server import Station, StationSettings

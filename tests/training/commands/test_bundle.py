@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.engines.bundle import default_bundle
+from agent.engines.bundles.bundle import default_bundle
 from training.cli import main
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from agent.core.filters import Preprocessing
-from agent.engines.bundle import open_bundle
-from agent.engines.signing import Trust
+from agent.core.preprocessing import Preprocessing
+from agent.engines.bundles.bundle import open_bundle
+from agent.engines.bundles.signing import Trust
 from training.cli import main
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL, Pretraining
 from training.models.weights import Provenance, config_of, save_network
-from training.recipes import TINY, smoke, smoke_pretrain
+from training.train.recipes import TINY, smoke, smoke_pretrain
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:

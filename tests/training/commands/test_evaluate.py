@@ -17,7 +17,7 @@ from training.evaluation.cases import Cases
 from training.evaluation.thresholds import choose
 from training.models.sl import DeepECGSL
 from training.models.weights import config_of, save_network
-from training.recipes import RECIPES
+from training.train.recipes import RECIPES
 
 NAMES = ("Afib", "Sinusal", "Left axis deviation", "Brugada")
 

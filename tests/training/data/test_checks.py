@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.ecg import LEADS, FloatArray, Lead
-from agent.core.filters import Preprocessing
-from agent.core.synthetic import Rhythm, synthesize
+from agent.core.preprocessing import Preprocessing
+from agent.simulator.ecg import Rhythm, synthesize
 from training.data.checks import check
 from training.data.recording import Recording
 from training.data.windows import prepare_windows

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.signal import butter, resample_poly, sosfiltfilt
 
-from agent.core.demonstration import DEMONSTRATION
 from agent.core.ecg import LEADS, FloatArray
-from agent.core.synthetic import Rhythm, synthesize
+from agent.simulator.demonstration import DEMONSTRATION
+from agent.simulator.ecg import Rhythm, synthesize
 from training.data.duplicates import SAME, SCHEMA, Fingerprints, fingerprint, finish
 from training.data.prepare import recordings
 from training.data.readers import FORMATS

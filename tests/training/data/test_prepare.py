@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.core.demonstration import DEMONSTRATION
 from agent.core.ecg import LEADS
-from agent.core.filters import Preprocessing
 from agent.core.labels import index_of
+from agent.core.preprocessing import Preprocessing
+from agent.simulator.demonstration import DEMONSTRATION
 from training.data import FORMATS, Recording, Settings, Source, WindowTable, prepare
 from training.data.describe import describe
 from training.data.recording import Pending

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.core.demonstration import DEMONSTRATION
 from agent.core.ecg import Lead
+from agent.simulator.demonstration import DEMONSTRATION
 from training.data.recording import Recording, Source, fold_of
 
 

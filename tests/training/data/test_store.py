@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agent.core.ecg import Lead
-from agent.core.filters import Preprocessing
+from agent.core.preprocessing import Preprocessing
 from training.data import store as store_module
 from training.data.recording import Licence, Recording, Rejected, Source
 from training.data.store import Store, salt_of

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from agent.core.ecg import LEADS, FloatArray, Lead
-from agent.core.filters import Preprocessing, prepare
 from agent.core.labels import index_of
+from agent.core.preprocessing import Preprocessing, prepare
 from training.data.codes import from_snomed
 from training.data.recording import Recording
 from training.data.windows import prepare_windows, window_labels, window_starts

@@ -8,10 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.core.alerting import Alerting
-from agent.core.ecg import LEADS, Phase, Prediction, Priority, Provenance, Window
-from agent.core.filters import Preprocessing
-from agent.core.manifest import (
+from agent.core.alerting.engine import Alerting
+from agent.core.bundle.manifest import (
     AlertRule,
     ChangeRecord,
     Engine,
@@ -23,6 +21,8 @@ from agent.core.manifest import (
     Manifest,
     Training,
 )
+from agent.core.ecg import LEADS, Phase, Prediction, Priority, Provenance, Window
+from agent.core.preprocessing import Preprocessing
 from training.evaluation.alerts import (
     Persistence,
     Track,

@@ -91,7 +91,7 @@ def test_one_seed_one_result(tmp_path: Path) -> None:
 
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole")
-    from training import checkpoint
+    from training.train import checkpoint
 
     keep = checkpoint.save
 

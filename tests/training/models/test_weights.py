@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from agent.core.filters import Preprocessing
 from agent.core.labels import LABEL_NAMES, SSL_ORDER, index_of
+from agent.core.preprocessing import Preprocessing
 from training.models import weights
 from training.models.sl import Block, DeepECGSL, SLConfig
 from training.models.ssl import Codebook, DeepECGSSL, Pretraining, SSLConfig

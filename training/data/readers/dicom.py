@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from agent.core.ecg import FloatArray
-from agent.core.mdc import DERIVED_LEAD_BY_ID, LEAD_BY_ID
+from agent.core.nomenclature import DERIVED_LEAD_BY_ID, LEAD_BY_ID
 from training.data.readers.files import age, has, pick_leads, sex, walk
 from training.data.recording import Pending, Pendings, Recording, Source, UnreadableError
 

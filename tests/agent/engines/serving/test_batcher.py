@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import LEADS, FloatArray, Lead, Prediction, Provenance, Window
-from agent.core.manifest import Manifest
-from agent.engines.backend import Backend, EngineError, EngineSettings, open_backend
-from agent.engines.bundle import Bundle
-from agent.engines.openvino import OpenVinoEngine
+from agent.engines.backends.openvino import OpenVinoEngine
+from agent.engines.base import Backend, EngineError
+from agent.engines.bundles.bundle import Bundle
+from agent.engines.select import open_backend
 from agent.engines.serving.batcher import Batcher
 from agent.engines.serving.model import Model, Shadow, Tally
 from agent.engines.serving.queue import DropReason
 from agent.engines.serving.settings import ModelSettings, ServingSettings
-from agent.metrics import Metrics
+from agent.engines.settings import EngineSettings
+from agent.ops.metrics import Metrics
 
 WindowMaker = Callable[..., Window]
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import LEADS, FloatArray, Lead, Window
-from agent.core.filters import prepare
-from agent.core.manifest import Manifest
-from agent.engines.backend import Backend
-from agent.engines.bundle import Bundle
-from agent.engines.openvino import OpenVinoEngine
+from agent.core.preprocessing import prepare
+from agent.engines.backends.openvino import OpenVinoEngine
+from agent.engines.base import Backend
+from agent.engines.bundles.bundle import Bundle
 from agent.engines.serving.compute import Computer
 
 WindowMaker = Callable[..., Window]
@@ -27,7 +27,7 @@ def engine(bundle: Bundle) -> Iterator[Backend]:
 
 
 class Device:
-    """A back-end that filters by itself, as `agent.engines.torch_cuda` does: it keeps what it was given."""
+    """A back-end that filters by itself, as `agent.engines.backends.torch_cuda` does: it keeps what it was given."""
 
     name = "torch-cuda-f32"
 

@@ -14,15 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import FloatArray, Lead, Prediction, Provenance, Window
-from agent.core.manifest import Manifest
-from agent.engines.backend import Backend, EngineSettings
-from agent.engines.bundle import Bundle
-from agent.engines.openvino import OpenVinoEngine
+from agent.engines.backends.openvino import OpenVinoEngine
+from agent.engines.base import Backend
+from agent.engines.bundles.bundle import Bundle
 from agent.engines.serving.batcher import Batcher
 from agent.engines.serving.model import Model
 from agent.engines.serving.settings import ModelSettings, ServingSettings
-from agent.metrics import Metrics
+from agent.engines.settings import EngineSettings
+from agent.ops.metrics import Metrics
 
 WindowMaker = Callable[..., Window]
 PATIENT = ServingSettings(answer_within=60.0, expire_after=60.0)

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from agent.core.filters import prepare
-from agent.engines.backend import Backend, EngineError, EngineSettings, open_backend
-from agent.engines.bundle import Bundle, BundleError
+from agent.core.preprocessing import prepare
+from agent.engines.base import Backend, EngineError
+from agent.engines.bundles.bundle import Bundle, BundleError
+from agent.engines.select import open_backend
 from agent.engines.serving.keeper import Keeper
+from agent.engines.settings import EngineSettings
 
 
 async def test_an_engine_is_tested_tried_and_closed_by_its_own_thread(bundle: Bundle) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from agent.core.ecg import Prediction, Provenance, Window
-from agent.engines.backend import EngineError
-from agent.engines.bundle import Bundle
+from agent.engines.base import EngineError
+from agent.engines.bundles.bundle import Bundle
 from agent.engines.serving.keeper import Engine
 from agent.engines.serving.model import Comparison, Model, Served, Shadow
 from agent.engines.serving.queue import DropReason, Job
 from agent.engines.serving.settings import ModelSettings
 from agent.engines.serving.worker import Answer
-from agent.metrics import Metrics
+from agent.ops.metrics import Metrics
 
 WindowMaker = Callable[..., Window]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from agent.core.ecg import FloatArray, Window
-from agent.engines.bundle import Bundle
+from agent.engines.bundles.bundle import Bundle
 from agent.engines.serving.keeper import Engine, Keeper
 from agent.engines.serving.queue import DropReason, Job, WindowQueue
 from agent.engines.serving.schedule import Lane, Schedule

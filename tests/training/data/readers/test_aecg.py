@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agent.core.ecg import LEADS, FloatArray
-from agent.core.synthetic import Rhythm, synthesize
+from agent.simulator.ecg import Rhythm, synthesize
 from training.data.readers.aecg import read, recognise
 from training.data.recording import Recording, Source
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agent.core.ecg import Lead
-from agent.core.synthetic import INDEPENDENT, Rhythm, synthesize
+from agent.simulator.ecg import INDEPENDENT, Rhythm, synthesize
 from training.data import Settings, WindowTable, prepare
 from training.data.readers.muse import read, recognise
 from training.data.recording import Recording, Source

@@ -10,7 +10,7 @@ import pytest
 
 from agent.core.ecg import LEADS
 from agent.core.labels import index_of
-from agent.core.synthetic import Rhythm, synthesize
+from agent.simulator.ecg import Rhythm, synthesize
 from training.data.readers import format_of
 from training.data.readers.sph import read, recognise
 from training.data.recording import Recording, Source

@@ -1,0 +1,1 @@
+"""Alerts: from predictions, gaps and encounters to what staff are told."""

@@ -1,0 +1,1 @@
+"""ECG over MQTT: topics, payloads and the block that they become."""

@@ -1,0 +1,1 @@
+"""Engines that this machine compiles for itself."""

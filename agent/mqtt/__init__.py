@@ -1,0 +1,1 @@
+"""The MQTT client: connections, queues and acknowledgements, and nothing of ECG."""

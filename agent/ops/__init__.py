@@ -1,0 +1,1 @@
+"""Metrics, logs, TLS and the service manager."""

@@ -1,0 +1,1 @@
+"""The running agent: what is built, joined, watched and exchanged."""

@@ -1,0 +1,1 @@
+"""Synthetic ECG and simulated monitors, by maker."""

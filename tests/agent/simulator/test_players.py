@@ -1,0 +1,94 @@
+"""The simulated monitors against the real sources: what is played is what the line gets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from agent.core.ecg import Encounter, Event, Lead, Samples
+from agent.mqtt.link import BrokerSettings, MqttLink
+from agent.ops.metrics import Metrics
+from agent.simulator.monitors import CADENCE, bed_lookup
+from agent.simulator.players import PayloadKind, Signal, Tally, play_hl7, play_mqtt
+from agent.sources.hl7 import HL7Source
+from agent.sources.hl7_settings import HL7SourceSettings
+from agent.sources.mqtt import MqttSource, MqttSourceSettings
+
+BED = "demo/ward/01"
+RATE = 250.0
+
+
+@pytest.fixture
+def signal() -> Signal:
+    values = np.random.default_rng(0).normal(0, 0.4, (2, 1750)).astype(np.float32)
+    return Signal((Lead.II, Lead.V1), RATE, values)
+
+
+def test_a_signal_begins_again(signal: Signal) -> None:
+    np.testing.assert_array_equal(signal.cut(1700, 100)[:, 50:], signal.values[:, :50])
+
+
+@pytest.mark.parametrize("kind", ["binary", "cbor", "json"])
+async def test_mqtt(mosquitto: int, signal: Signal, kind: PayloadKind) -> None:
+    metrics, queue, tally = Metrics(), asyncio.Queue[Event](), Tally()
+    settings = MqttSourceSettings(host="127.0.0.1", port=mosquitto, client_id="t-source")
+    sender = BrokerSettings(host="127.0.0.1", port=mosquitto, client_id="t-sender", status_topic="")
+    async with MqttSource(settings, metrics) as source, MqttLink(sender, Metrics(), "t") as link:
+        await source.subscribed.wait()
+        await link.connected.wait()
+        topic = f"ward/v1/{BED}/ecg/monitor"
+        tasks = [
+            asyncio.create_task(source.run(queue)),
+            asyncio.create_task(play_mqtt(link, topic, BED, signal, kind, time.time() - 2.5, tally)),
+        ]
+        blocks = [await asyncio.wait_for(queue.get(), 10) for _ in range(2)]
+        await _end(tasks)
+    _is_what_was_played(blocks, signal, "mqtt")
+    assert tally.sent >= 1
+    assert tally.failed == 0
+
+
+@pytest.mark.parametrize("dialect", sorted(CADENCE))
+async def test_hl7(signal: Signal, dialect: str) -> None:
+    metrics, queue, tally = Metrics(), asyncio.Queue[Event](), Tally()
+    settings = HL7SourceSettings.model_validate(
+        {
+            "port": 0,
+            "beds": {"lookup": bed_lookup(dialect, BED), "site": "demo", "unit": "ward"},
+            "ecg_scale": {dialect: 0.001} if dialect.startswith("mindray") else {},
+        }
+    )
+    async with HL7Source(settings, metrics) as source:
+        begin = time.time() - CADENCE[dialect][0] - CADENCE[dialect][1] - 0.5
+        patient = Encounter(patient_ids=("P1",))
+        tasks = [
+            asyncio.create_task(source.run(queue)),
+            asyncio.create_task(play_hl7("127.0.0.1", source.port, dialect, BED, signal, patient, begin, tally)),
+        ]
+        first = await asyncio.wait_for(queue.get(), 10)
+        await asyncio.sleep(0.2)
+        await _end(tasks)
+    assert isinstance(first, Samples)
+    assert first.bed == BED
+    assert first.transport == "hl7"
+    assert tally.refused == {}
+
+
+def _is_what_was_played(blocks: list[Event], signal: Signal, transport: str) -> None:
+    for number, block in enumerate(blocks):
+        assert isinstance(block, Samples)
+        assert block.transport == transport
+        assert block.sequence == number
+        assert [channel.lead for channel in block.channels] == list(signal.leads)
+        np.testing.assert_allclose(np.stack(block.values), signal.cut(250 * number, 250), atol=6e-4)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

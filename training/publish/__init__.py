@@ -1,0 +1,1 @@
+"""From a trained run to a signed bundle: contents, export, engines, validation."""

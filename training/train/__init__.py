@@ -1,0 +1,1 @@
+"""Recipes, tasks, batches, objectives and the loop that trains."""
