@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 
 from agent.core.alerting.engine import AlertingSettings
 from agent.core.bundle.canary import RolloutSettings
+from agent.core.errors import DeepECGError
 from agent.core.windows.windower import WindowingSettings
 from agent.engines.serving.settings import ModelSettings, ServingSettings
 from agent.engines.settings import EngineSettings
@@ -32,7 +33,7 @@ from agent.sources.mqtt import MqttSourceSettings
 from agent.station.server import StationSettings
 
 
-class ConfigError(Exception):
+class ConfigError(DeepECGError):
     """The configuration cannot be used; the message is one sentence with the remedy."""
 
 

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent.core.errors import DeepECGError
+
 Numbers = dict[str, Any]
 
 
-class BenchError(Exception):
+class BenchError(DeepECGError):
     """A section cannot be run; one sentence with the remedy."""
 
 

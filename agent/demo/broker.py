@@ -10,8 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.core.errors import DeepECGError
 
-class BrokerError(Exception):
+
+class BrokerError(DeepECGError):
     """No broker could be started; one sentence with the remedy."""
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.ecg import LEADS, ChannelKind, FloatArray, Lead
+from agent.core.errors import DeepECGError
 from agent.simulator.demonstration import DEMONSTRATION, DemonstrationRecord
 from agent.simulator.ecg import Rhythm, synthesize
 from agent.sources.replay import ReplayError, read_record
@@ -30,7 +31,7 @@ _FADE = 0.2
 Feed = Literal["mqtt", "hl7"]
 
 
-class RecordingsError(Exception):
+class RecordingsError(DeepECGError):
     """The demo's recordings cannot be had; one sentence with the remedy."""
 
 

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.core.errors import DeepECGError
+
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
@@ -29,7 +31,7 @@ _FILLED = """() => {
 }"""
 
 
-class ScreenshotError(Exception):
+class ScreenshotError(DeepECGError):
     """No picture could be taken; one sentence with the remedy."""
 
 

@@ -24,6 +24,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.core.ecg import Encounter
+from agent.core.errors import DeepECGError
 from agent.core.mqtt.decode import TopicTemplate
 from agent.core.windows.windower import WindowingSettings
 from agent.demo.broker import BrokerAddress, BrokerError, broker, free_port
@@ -39,7 +40,7 @@ PAYLOADS: tuple[PayloadKind, ...] = ("binary", "json", "cbor")
 _START_SECONDS = 60.0
 
 
-class DemoError(Exception):
+class DemoError(DeepECGError):
     """The demo cannot run; one sentence with the remedy."""
 
 

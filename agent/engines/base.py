@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from agent.core.ecg import FloatArray
+from agent.core.errors import DeepECGError
 
 
-class EngineError(Exception):
+class EngineError(DeepECGError):
     """No engine, or none that works; one sentence that says why and how to mend it."""
 
 

@@ -31,6 +31,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.core.errors import DeepECGError
 from agent.mqtt.inbox import FastClient, Inbox
 from agent.ops.tls import TlsSettings
 
@@ -79,7 +80,7 @@ class BrokerSettings(BaseModel):
     """Retained topic that says whether we are online; the broker sets it to offline when we vanish. Empty = none."""
 
 
-class MqttError(Exception):
+class MqttError(DeepECGError):
     """The broker did not take a message. ``reason`` is from a closed list, for metrics."""
 
     reason = "error"

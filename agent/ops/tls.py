@@ -14,6 +14,8 @@ from typing import Literal, Self
 import structlog
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from agent.core.errors import DeepECGError
+
 log = structlog.get_logger()
 
 
@@ -50,7 +52,7 @@ class TlsSettings(BaseModel):
         return tuple(path for path in paths if path is not None)
 
 
-class TlsError(ValueError):
+class TlsError(DeepECGError, ValueError):
     """The files do not make a TLS context; one sentence that says which and how to mend it."""
 
 

@@ -20,6 +20,7 @@ from agent.config import Config
 from agent.core.alerting.models import ModelsAlerting
 from agent.core.bundle.derived import Machine
 from agent.core.bundle.manifest import Manifest
+from agent.core.errors import DeepECGError
 from agent.core.windows.windower import Windower
 from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import Bundle, BundleError
@@ -41,7 +42,7 @@ from agent.station.server import Station
 log = structlog.get_logger()
 
 
-class StartError(Exception):
+class StartError(DeepECGError):
     """The agent cannot start; one sentence with the remedy."""
 
 

@@ -30,6 +30,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.core.ecg import Alert, Phase
+from agent.core.errors import DeepECGError
 from agent.core.hl7.alert import (
     Acknowledgement,
     AcknowledgementError,
@@ -85,7 +86,7 @@ class Hl7SinkSettings(BaseModel):
         return self
 
 
-class _LostError(Exception):
+class _LostError(DeepECGError):
     """The connection is of no more use."""
 
     def __init__(self, reason: str) -> None:

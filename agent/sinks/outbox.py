@@ -26,6 +26,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.core.ecg import Alert, Encounter, Phase, Priority
+from agent.core.errors import DeepECGError
 
 log = structlog.get_logger()
 
@@ -82,7 +83,7 @@ DELETE FROM alert WHERE sequence IN (
 """
 
 
-class OutboxError(Exception):
+class OutboxError(DeepECGError):
     """The outbox cannot hold or give its alerts: disk full, damaged, locked. One sentence, free of patient data."""
 
 

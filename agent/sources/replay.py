@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from agent.core.ecg import Channel, ChannelKind, Event, FloatArray, Lead, Samples
+from agent.core.errors import DeepECGError
 from agent.core.nomenclature import CODE_OF_LEAD, ECG_ELEC_POTL, MCL_ID, V_ID
 from agent.ops.metrics import Metrics
 
 _TRANSPORT = "replay"
 
 
-class ReplayError(Exception):
+class ReplayError(DeepECGError):
     """A recording that cannot be played; one sentence with the remedy."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.ecg import FloatArray, Lead
+from agent.core.errors import DeepECGError
 from agent.core.labels import LABELS, index_of
 from agent.simulator.demonstration import DEMONSTRATION_PATIENTS
 
@@ -97,7 +98,7 @@ class Recording:
         return self.patient in DEMONSTRATION_PATIENTS
 
 
-class UnreadableError(ValueError):
+class UnreadableError(DeepECGError, ValueError):
     """What is wrong with a file, in a sentence that names nothing of a patient's: so it may be listed."""
 
 

@@ -20,8 +20,10 @@ from typing import Any
 
 import torch
 
+from agent.core.errors import DeepECGError
 
-class WeightsError(ValueError):
+
+class WeightsError(DeepECGError, ValueError):
     """The one exception of the importers: a sentence that says what is wrong with the file."""
 
 

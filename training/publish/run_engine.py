@@ -21,6 +21,7 @@ import numpy as np
 
 from agent.core.bundle.manifest import Engine
 from agent.core.ecg import FloatArray
+from agent.core.errors import DeepECGError
 from agent.core.preprocessing import prepare
 from agent.engines.base import Backend, EngineError
 from agent.engines.bundles.bundle import UNSIGNED, Bundle, BundleError, open_bundle
@@ -36,7 +37,7 @@ _REFUSED = 3
 """Exit status with a sentence; any other than 0 is a crash."""
 
 
-class TrialError(Exception):
+class TrialError(DeepECGError):
     """The engine does not run, though nothing says that it is not for this machine; in one sentence."""
 
 

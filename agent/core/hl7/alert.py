@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agent.core.alerting.engine import TECHNICAL
 from agent.core.ecg import Alert, Encounter, Phase, Priority
+from agent.core.errors import DeepECGError
 from agent.core.labels import index_of
 
 PRIVATE_BASE = 258048
@@ -87,7 +88,7 @@ class Acknowledgement:
         return self.code in {"AA", "CA"}
 
 
-class AcknowledgementError(ValueError):
+class AcknowledgementError(DeepECGError, ValueError):
     """What came back is no acknowledgement; one sentence, free of patient data."""
 
 

@@ -12,6 +12,7 @@ from math import inf, isfinite
 from typing import Final, NamedTuple
 
 from agent.core.ecg import Channel, ChannelKind
+from agent.core.errors import DeepECGError
 from agent.core.hl7.codes import Meaning, meaning, rate_from, unit
 from agent.core.hl7.dialect import FacetName
 
@@ -41,7 +42,7 @@ class Rules(NamedTuple):
     sentinels: tuple[float, ...]
 
 
-class DescriptionError(ValueError):
+class DescriptionError(DeepECGError, ValueError):
     """The description contradicts itself."""
 
     def __init__(self, reason: str, text: str, position: int, facet: int | None = None) -> None:

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
+from agent.core.errors import DeepECGError
+
 SEVERITIES = ("E", "W", "I")
 
 FAULT_REASONS = frozenset(
@@ -67,7 +69,7 @@ _MULTI_BYTE = {
 }
 
 
-class HL7Error(ValueError):
+class HL7Error(DeepECGError, ValueError):
     """A message or a part of it cannot be used; it becomes an ERR segment, a count and a line in the log."""
 
     def __init__(self, reason: str, text: str, *, code: int, location: str = "", reject: bool = False) -> None:

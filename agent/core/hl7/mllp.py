@@ -7,6 +7,8 @@ else stands between frames is skipped and counted.
 
 from __future__ import annotations
 
+from agent.core.errors import DeepECGError
+
 START = b"\x0b"
 END = b"\x1c"
 CR = b"\x0d"
@@ -15,7 +17,7 @@ LIMIT = 16 * 1024 * 1024
 _FILLER = b"\x00\r\n"
 
 
-class FrameTooLongError(ValueError):
+class FrameTooLongError(DeepECGError, ValueError):
     """A message is longer than the limit: the connection is of no more use, for its end is not known."""
 
     def __init__(self, limit: int) -> None:

@@ -17,6 +17,7 @@ from typing import TypeGuard
 import numpy as np
 
 from agent.core.ecg import Channel, ChannelKind, Encounter, Fault, FloatArray, Lead, Samples
+from agent.core.errors import DeepECGError
 from agent.core.nomenclature import CODE_OF_LEAD, DERIVED_LEAD_BY_ID, ECG_ELEC_POTL, ECG_LEAD, LEAD_BY_ID, MCL_ID, V_ID
 
 INVALID = -32768
@@ -62,7 +63,7 @@ class Reason(StrEnum):
     PATIENT = "patient"
 
 
-class PayloadError(Exception):
+class PayloadError(DeepECGError):
     """A message cannot be taken; `fault` says why and how its sender mends it."""
 
     def __init__(self, fault: Fault) -> None:

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from agent.core.ecg import Encounter, Fault, Samples
+from agent.core.errors import DeepECGError
 from agent.core.mqtt.binary import BINARY_TYPE, MAGIC, decode_binary, encode_binary
 from agent.core.mqtt.block import Block, Limits, OffsetBinary, PayloadError, Reason, ecg_block, refused
 from agent.core.mqtt.document import (
@@ -51,7 +52,7 @@ DEFAULT_TOPIC = "ward/v1/{site}/{unit}/{bed}/ecg/{device}"
 _PART = re.compile(r"[^/+#\x00-\x1f\x7f-\x9f]{1,64}")
 
 
-class TemplateError(ValueError):
+class TemplateError(DeepECGError, ValueError):
     """A topic template of the configuration cannot be used; one sentence with the remedy."""
 
 

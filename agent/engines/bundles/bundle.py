@@ -22,6 +22,7 @@ import numpy as np
 
 from agent.core.bundle.manifest import FileEntry, Manifest, parse
 from agent.core.ecg import LEADS, FloatArray
+from agent.core.errors import DeepECGError
 from agent.engines.bundles.signing import MAX_SIGNATURE, SigningError, Trust, load_public_key
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
@@ -43,7 +44,7 @@ UNSIGNED = Trust(require_signature=False)
 _CHUNK = 1 << 20
 
 
-class BundleError(ValueError):
+class BundleError(DeepECGError, ValueError):
     """The bundle cannot be used; one sentence that says why and how to mend it."""
 
 

@@ -33,6 +33,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from agent.core.errors import DeepECGError
+
 BUNDLE = b"deepecg-bundle-v1\0"
 """Domain of ``manifest.sig``."""
 DERIVED = b"deepecg-derived-v1\0"
@@ -43,7 +45,7 @@ _MAX_KEY = 64 << 10
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
 
 
-class SigningError(ValueError):
+class SigningError(DeepECGError, ValueError):
     """A key or a signature cannot be used; one sentence that says why and how to mend it."""
 
 
