@@ -6,8 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.signal import find_peaks
 
-from agent.core.beats.rate import heart_rate
+from agent.core.beats.rate import heart_rate, peaks
 
 
 def _beats(bpm: float, rate: float, seconds: float = 10.0, tall_t: float = 0.3) -> np.ndarray:
@@ -77,3 +81,13 @@ def test_against_annotated_beats(data_dir: Path) -> None:
     print(f"{good}/{total} stretches, {good_records}/{len(records)} records with at least 90 %")
     assert good >= 0.95 * total
     assert good_records >= 0.85 * len(records)
+
+
+@given(arrays(np.float64, st.integers(3, 80), elements=st.integers(0, 9)), st.integers(0, 9), st.integers(0, 999))
+def test_local_maxima_are_scipy_s_flat_tops_among_them(x: np.ndarray, height: int, seed: int) -> None:
+    wanted, _ = find_peaks(x, height=height)
+    np.testing.assert_array_equal(peaks(x, height, 1), wanted)
+    distinct = x + np.random.default_rng(seed).permutation(x.size) * 1e-3  # which of equals stays is nobody's promise
+    for distance in (1, 2, 5, 17):
+        wanted, _ = find_peaks(distinct, height=height, distance=distance)
+        np.testing.assert_array_equal(peaks(distinct, height, distance), wanted)
