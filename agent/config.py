@@ -30,7 +30,7 @@ from agent.sinks.mqtt import MqttSinkSettings
 from agent.sinks.outbox import OutboxSettings
 from agent.sources.hl7 import HL7SourceSettings
 from agent.sources.mqtt import MqttSourceSettings
-from agent.station.server import StationSettings
+from agent.station.settings import StationSettings
 
 
 class ConfigError(DeepECGError):

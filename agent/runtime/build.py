@@ -36,7 +36,8 @@ from agent.engines.settings import EngineSettings
 from agent.ops.metrics import Metrics
 from agent.runtime.pipeline import Line
 from agent.runtime.rollout import Rollout, Ward
-from agent.sinks.outbox import Outbox, OutboxError
+from agent.sinks.database import OutboxError
+from agent.sinks.outbox import Outbox
 from agent.station.server import Station
 
 log = structlog.get_logger()

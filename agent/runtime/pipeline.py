@@ -18,7 +18,8 @@ from agent.core.ecg import Alert, EncounterChange, EncounterEvent, Event, Gap, P
 from agent.core.windows.windower import Windower
 from agent.engines.serving.batcher import Batcher
 from agent.ops.metrics import Metrics
-from agent.sinks.outbox import Outbox, OutboxError
+from agent.sinks.database import OutboxError
+from agent.sinks.outbox import Outbox
 from agent.station.server import Station
 
 log = structlog.get_logger()

@@ -42,7 +42,8 @@ from agent.core.hl7.alert import (
 from agent.core.hl7.mllp import Decoder, FrameTooLongError, encode
 from agent.ops.metrics import Metrics
 from agent.ops.tls import RotatingContext, TlsSettings, client_context
-from agent.sinks.outbox import Outbox, OutboxError
+from agent.sinks.database import OutboxError
+from agent.sinks.outbox import Outbox
 
 log = structlog.get_logger()
 

@@ -21,7 +21,8 @@ from agent.core.ecg import Alert
 from agent.core.mqtt.decode import JSON_TYPE, TemplateError, TopicTemplate
 from agent.mqtt.link import BrokerSettings, MqttError, MqttLink, PublishRefusedError
 from agent.ops.metrics import Metrics
-from agent.sinks.outbox import Outbox, OutboxError
+from agent.sinks.database import OutboxError
+from agent.sinks.outbox import Outbox
 
 log = structlog.get_logger()
 

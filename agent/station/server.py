@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,20 +20,17 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from aiohttp import WSCloseCode, web
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from aiohttp import web
 
 from agent.core.bundle.manifest import Manifest
-from agent.core.ecg import Alert, EncounterChange, Gap, Lead, Prediction, Samples
+from agent.core.ecg import Alert, EncounterChange, Gap, Prediction, Samples
 from agent.ops.metrics import Metrics
 from agent.station.board import Board, label_text
 from agent.station.health import Checks, Health
+from agent.station.settings import StationSettings
+from agent.station.viewers import MAX_INBOUND, Viewers
 
 _ADVISORY = "Advisory only. Not a medical device. Never the primary alarm."
-_TICK = 0.1  # s between two frames: the page draws smoothly from its own buffer
-_BEAT = 1.0  # s between two signs of life
-_SEND_LIMIT = 5.0  # s that one viewer may take for one message before it is let go
-_MAX_INBOUND = 1024  # bytes; viewers have nothing to say
 _ASKED = "X-DeepECG-Request"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _STATIC = {
@@ -56,46 +51,6 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-
-
-class StationSettings(BaseModel):
-    """The live page, /metrics and /healthz."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    host: str = "127.0.0.1"
-    """Address to listen on. The page has no log-in: leave it on the machine itself, behind a reverse proxy."""
-    port: int = Field(default=8080, ge=0, le=65535)
-    """TCP port; 0 takes any free one."""
-    allow_remote: bool = False
-    """Must be true before host may be anything but a loopback address: whoever reaches the port sees every bed."""
-    allowed_hosts: tuple[str, ...] = ()
-    """Host names, beside the loopback ones and host, that a browser or Prometheus may ask for; others are refused."""
-    title: str = ""
-    """Shown on top of the page, as the ward's name."""
-    lead: Lead = Lead.II
-    """Lead of the strip where the bed has it; otherwise the next best."""
-    findings: int = Field(default=3, ge=1, le=8)
-    """Findings named for each bed."""
-    show_patients: bool = False
-    """Show patients' names. Off: bed ids only."""
-    synthetic_beds: tuple[str, ...] = ()
-    """Beds that a signal generator feeds; the page marks them."""
-    stale_after: float = Field(default=10.0, gt=0)
-    """Seconds without a sample after which a bed is greyed out; some gateways send every 5.5 s."""
-    strip_seconds: float = Field(default=12.0, ge=8.0, le=60.0)
-    """Signal kept for each bed's strip and heart rate."""
-    max_viewers: int = Field(default=32, ge=1)
-    """Pages open at once; further ones are refused."""
-
-    @model_validator(mode="after")
-    def _local(self) -> Self:
-        if not self.allow_remote and not _is_loopback(self.host):
-            raise ValueError(
-                f"host {self.host!r} is reachable from other machines and the page has no log-in; "
-                "use 127.0.0.1 behind a reverse proxy, or set allow_remote = true"
-            )
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,19 +92,17 @@ class Station:
         self._engines: Sequence[Mapping[str, str]] = ()
         self._trials: dict[str, str] = {}
         self._requests: dict[tuple[str, str], None] = {}
-        self._viewers: set[web.WebSocketResponse] = set()
-        self._watched = asyncio.Event()
+        self._viewers = Viewers(self._board, metrics, settings.max_viewers, self._hello, self._beat)
         self._hosts = _LOOPBACK_NAMES | {settings.host.lower(), *(host.lower() for host in settings.allowed_hosts)}
         folder = files("agent.station") / "static"
         self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _STATIC.items()}
         self._exit = contextlib.AsyncExitStack()
-        self._ticker: asyncio.Task[None] | None = None
         self.port = settings.port
         """The port that it listens on, once entered."""
 
     async def __aenter__(self) -> Self:
-        app = web.Application(middlewares=[self._guard], client_max_size=_MAX_INBOUND)
-        app.router.add_get("/ws", self._ws)
+        app = web.Application(middlewares=[self._guard], client_max_size=MAX_INBOUND)
+        app.router.add_get("/ws", self._viewers.handle)
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/api/state", self._api_state)
@@ -163,9 +116,8 @@ class Station:
             site = web.TCPSite(runner, self._settings.host, self._settings.port)
             await site.start()
             self.port = int(runner.addresses[0][1])
-            self._ticker = asyncio.create_task(self._tick(), name="station ticker")
-            stack.push_async_callback(_end, self._ticker)
-            stack.push_async_callback(self._close_viewers)
+            self._viewers.start()
+            stack.push_async_callback(self._viewers.close)
             self._exit = stack.pop_all()
         return self
 
@@ -224,7 +176,7 @@ class Station:
 
     def health(self) -> tuple[Health, dict[str, str]]:
         """The whole line's health and the reasons; also sets the metric."""
-        if self._page_failed():
+        if self._viewers.failed:
             reason = "The page has stopped by an error of its own; the line goes on. Restart the agent when it suits."
             self._checks.report("page", Health.DEGRADED, reason, time.monotonic())
         health, reasons = self._checks.verdict(time.monotonic())
@@ -290,77 +242,6 @@ class Station:
         self._requests[bed, model] = None
         return web.json_response({"bed": bed, "model": model, "state": "waits for the next window"}, status=202)
 
-    # The websocket.
-
-    async def _ws(self, request: web.Request) -> web.StreamResponse:
-        if len(self._viewers) >= self._settings.max_viewers:
-            raise web.HTTPServiceUnavailable(text="Too many pages are open; close one or raise station.max_viewers.\n")
-        ws = web.WebSocketResponse(heartbeat=15.0, max_msg_size=_MAX_INBOUND, compress=False)
-        await ws.prepare(request)
-        self._viewers.add(ws)
-        self._watched.set()
-        listener = asyncio.create_task(_listen(ws), name="station viewer")
-        try:
-            await self._serve(ws)
-        except (ConnectionError, TimeoutError):
-            pass  # the viewer is gone, or too slow to be one
-        finally:
-            listener.cancel()
-            self._viewers.discard(ws)
-            if not self._viewers:
-                self._watched.clear()
-        return ws
-
-    async def _serve(self, ws: web.WebSocketResponse) -> None:
-        """Bring one viewer up to date, then keep it so."""
-        board = self._board
-        board.tick(time.monotonic())
-        cursor, revision, roster = board.next_frame, board.revision, board.roster
-        beds = board.tiles(-1, time.monotonic())
-        history = board.history()
-        await _send(ws, {"type": "hello", **self._hello(), "beds": beds})
-        await _send(ws, history)
-        beat = 0.0
-        while not ws.closed and not self._page_failed():
-            now = time.monotonic()
-            if roster < board.roster:
-                roster = board.roster
-                await _send(ws, {"type": "roster", "beds": board.names()})
-            if revision < board.revision:
-                since, revision = revision, board.revision
-                await _send(ws, {"type": "beds", "beds": board.tiles(since, now)})
-            frames, lost = board.frames(cursor)
-            cursor = board.next_frame
-            self._metrics.frames_dropped.inc(lost)
-            for i, frame in enumerate(frames):
-                try:
-                    await _send(ws, frame)
-                except TimeoutError:
-                    self._metrics.frames_dropped.inc(len(frames) - i + board.next_frame - cursor)
-                    raise
-            if now - beat >= _BEAT:
-                beat = now
-                await _send(ws, {"type": "beat", **self._beat()})
-            await asyncio.sleep(_TICK)
-        if self._ticker is not None and self._ticker.done():
-            self._ticker.result()
-
-    async def _tick(self) -> None:
-        while True:
-            await self._watched.wait()
-            self._board.tick(time.monotonic())
-            await asyncio.sleep(_TICK)
-
-    def _page_failed(self) -> bool:
-        """The page's own task has ended: viewers are let go, so that nobody looks at strips that stand still."""
-        return self._ticker is not None and self._ticker.done()
-
-    async def _close_viewers(self) -> None:
-        for ws in tuple(self._viewers):
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await ws.close(code=WSCloseCode.GOING_AWAY, message=b"the agent is stopping")
-
     # What is said of the agent.
 
     def _hello(self) -> dict[str, object]:
@@ -383,37 +264,9 @@ class Station:
         return {"health": health.value, "reasons": reasons, "time": time.time(), "ages": ages, "engines": engines}
 
 
-async def _send(ws: web.WebSocketResponse, message: dict[str, object] | bytes) -> None:
-    async with asyncio.timeout(_SEND_LIMIT):
-        if isinstance(message, bytes):
-            await ws.send_bytes(message)
-        else:
-            await ws.send_str(json.dumps(message, separators=(",", ":"), allow_nan=False))
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])  # an error of its own has been raised into every viewer's request, which logged it
-
-
-async def _listen(ws: web.WebSocketResponse) -> None:
-    """Read on, or closing and pings would go unnoticed; what a viewer says is ignored."""
-    async for _ in ws:
-        pass
-
-
 def _host_of(url: str) -> str:
     """The host part of ``//host:port`` or of a whole URL, in lower case; empty where there is none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

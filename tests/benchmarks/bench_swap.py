@@ -38,7 +38,8 @@ from agent.ops.metrics import Metrics, totals
 from agent.runtime.pipeline import Line
 from agent.simulator.ecg import Rhythm, synthesize
 from agent.sinks.outbox import Outbox
-from agent.station.server import Station, StationInfo, StationSettings
+from agent.station.server import Station, StationInfo
+from agent.station.settings import StationSettings
 
 RATE, TURN = 250, 150
 START = 1_700_000_000.0

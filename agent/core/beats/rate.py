@@ -66,14 +66,15 @@ def peaks(x: NDArray[np.float64], height: float, distance: int) -> NDArray[np.in
     step = np.diff(x)
     moving = np.flatnonzero(step)  # a flat top is one peak, at its middle
     turns = np.flatnonzero((step[moving[:-1]] > 0) & (step[moving[1:]] < 0))
-    found = (moving[turns] + 1 + moving[turns + 1]) // 2
+    found: NDArray[np.intp] = (moving[turns] + 1 + moving[turns + 1]) // 2
     found = found[x[found] >= height]
     kept = np.ones(found.size, dtype=np.bool_)
     for i in np.argsort(x[found], kind="stable")[::-1]:
         if kept[i]:
             kept[np.abs(found - found[i]) < distance] = False
             kept[i] = True
-    return found[kept]
+    beats: NDArray[np.intp] = found[kept]
+    return beats
 
 
 def _qrs_band(x: NDArray[np.float64], hz: float) -> NDArray[np.float64]:

@@ -41,7 +41,8 @@ from agent.ops.metrics import Metrics, totals
 from agent.runtime.pipeline import Line
 from agent.simulator.ecg import Rhythm, synthesize
 from agent.sinks.outbox import Outbox
-from agent.station.server import Station, StationInfo, StationSettings
+from agent.station.server import Station, StationInfo
+from agent.station.settings import StationSettings
 
 RATE = 250
 START = 1_700_000_001.0  # on the grid of the bed a/b/1

@@ -38,7 +38,8 @@ from agent.ops.metrics import Metrics, totals
 from agent.runtime import rollout as module
 from agent.runtime.build import Parts, open_parts
 from agent.runtime.rollout import Rollout
-from agent.station.server import Station, StationInfo, StationSettings
+from agent.station.server import Station, StationInfo
+from agent.station.settings import StationSettings
 
 Publisher: TypeAlias = Any
 QUICK = {"poll": 0.05, "shadow_seconds": 0.3, "watch_seconds": 0.3, "windows": 20, "slower": 1000.0}

@@ -25,7 +25,8 @@ from agent.runtime.pipeline import Line
 from agent.runtime.watchdog import watch
 from agent.sinks.outbox import Outbox
 from agent.station.health import Health
-from agent.station.server import Station, StationInfo, StationSettings
+from agent.station.server import Station, StationInfo
+from agent.station.settings import StationSettings
 
 
 async def _said(manager: socket.socket, seconds: float) -> list[str]:

@@ -36,7 +36,8 @@ from agent.core.ecg import (
 )
 from agent.core.preprocessing import Preprocessing
 from agent.ops.metrics import Metrics
-from agent.station.server import Station, StationInfo, StationSettings
+from agent.station.server import Station, StationInfo
+from agent.station.settings import StationSettings
 
 EVIDENCE = Evidence(auroc=0.97, lower=0.93, upper=0.99, positive_patients=60, negative_patients=900)
 RULE = AlertRule(
