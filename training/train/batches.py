@@ -17,8 +17,8 @@ from torch import Tensor
 from agent.core.ecg import FloatArray
 from agent.core.labels import index_of
 from training.data import WindowTable
-from training.models.ssl import SSLConfig, token_count
-from training.models.weights import DIAGNOSES
+from training.models.kinds import DIAGNOSES, SSLConfig
+from training.models.ssl import token_count
 from training.train.augment import disturb, kept_leads, reduce_leads
 from training.train.distributed import Ranks
 from training.train.masking import hidden_tokens

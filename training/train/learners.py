@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL, Pretraining
-from training.train.masking import Masking, draw_negatives
-from training.train.objectives import LOSSES, LossName, pretraining_loss
+from training.train.masking import draw_negatives
+from training.train.objectives import LOSSES, pretraining_loss
+from training.train.recipes import LossName, Masking
 
 Parts = dict[str, Tensor]
 """``loss`` has the gradient; the others are told in the log."""

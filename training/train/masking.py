@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Masking:
-    """The published masking (wav2vec 2.0, section 3.1, on ECG tokens)."""
-
-    share: float = 0.65
-    """Of the tokens, were no two spans to overlap; they may, so that about a third to a half is hidden."""
-    span: int = 10
-    """Tokens."""
-    least: int = 2
-    """Spans."""
-    negatives: int = 100
-    """For each hidden token, drawn from the other hidden tokens of the same segment."""
+from training.train.recipes import Masking
 
 
 def hidden_tokens(segments: int, tokens: int, masking: Masking, rng: np.random.Generator) -> NDArray[np.bool_]:

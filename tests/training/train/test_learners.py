@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from training.models.kinds import Codebook
 from training.models.sl import DeepECGSL
-from training.models.ssl import Codebook, DeepECGSSL, Pretraining
+from training.models.ssl import DeepECGSSL, Pretraining
 from training.train.learners import SelfSupervised, Supervised, head_of
-from training.train.masking import Masking
-from training.train.recipes import TINY, smoke
+from training.train.recipes import TINY, Masking, smoke
 
 
 def sl() -> DeepECGSL:

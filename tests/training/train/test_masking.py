@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.train.masking import Masking, draw_negatives, hidden_tokens
+from training.train.masking import draw_negatives, hidden_tokens
+from training.train.recipes import Masking
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([78, 100, 156]))

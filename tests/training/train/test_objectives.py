@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from training.models.ssl import Codebook, Pretraining, pretraining_from_state
+from training.models.kinds import Codebook
+from training.models.ssl import Pretraining, pretraining_from_state
 from training.train.objectives import LOSSES, bce, bce_positives, cmsc, focal, mse, perplexity, pretraining_loss
 from training.train.recipes import TINY
 
