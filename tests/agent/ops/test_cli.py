@@ -1,4 +1,4 @@
-"""A command's module is imported when the command is given; options are shared by dataclasses; errors are a sentence."""
+"""A command is imported when it is given; dataclasses share options; an error is one sentence."""
 
 from __future__ import annotations
 

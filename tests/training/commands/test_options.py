@@ -32,14 +32,15 @@ def test_a_command_says_itself_what_the_list_says_of_it(name: str) -> None:
 
 
 def test_no_help_waits_for_a_large_library() -> None:
-    """One process shows the help of every command; what it has imported by then is what the slowest of them waits for."""
+    """One process shows every command's help: what it has imported by then is what the slowest waits for."""
     program = f"""
 import sys
 from typer.testing import CliRunner
 from training.cli import app
 for words in {[name.split() for name in every()]!r}:
     assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0
-print(*sorted({{"torch", "scipy", "pandas", "sklearn", "matplotlib", "openvino", "transformers", "rich"}} & set(sys.modules)))
+large = {{"torch", "scipy", "pandas", "sklearn", "matplotlib", "openvino", "transformers", "rich"}}
+print(*sorted(large & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
