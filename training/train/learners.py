@@ -53,10 +53,10 @@ class SelfSupervised(nn.Module):
         return max(start * factor**step, end)
 
     def forward(self, batch: dict[str, Tensor], step: int) -> Parts:  # noqa: D102
-        x, hidden = batch["x"], batch["hidden"]
+        x, mask = batch["x"], batch["mask"]
         generator = torch.Generator(x.device).manual_seed(int(batch["seed"]))
-        negatives = draw_negatives(len(x), int(hidden[0].sum()), self.masking.negatives, generator)
-        loss = pretraining_loss(self.net.pretrain(x, hidden, negatives, self.gumbel(step)))
+        negatives = draw_negatives(len(x), int(mask[0].sum()), self.masking.negatives, generator)
+        loss = pretraining_loss(self.net.pretrain(x, mask, negatives, self.gumbel(step)))
         return {
             "loss": loss.total,
             "contrastive": loss.contrastive.detach(),

@@ -44,13 +44,13 @@ class Masking:
     """The published masking (wav2vec 2.0, section 3.1, on ECG tokens)."""
 
     share: float = 0.65
-    """Of the tokens, were no two spans to overlap; they may, so that about a third to a half is hidden."""
+    """Of the tokens, were no two spans to overlap; they may, so that about a third to a half is masked."""
     span: int = 10
     """Tokens."""
     least: int = 2
     """Spans."""
     negatives: int = 100
-    """For each hidden token, drawn from the other hidden tokens of the same segment."""
+    """For each masked token, drawn from the other masked tokens of the same segment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,11 +57,11 @@ def test_pretraining_repeats_itself_and_cools() -> None:
     learner = SelfSupervised(net, Masking(span=4, negatives=5), (2.0, 0.5, 0.5))
     assert [learner.gumbel(step) for step in range(4)] == [2.0, 1.0, 0.5, 0.5]
     generator = torch.Generator().manual_seed(2)
-    hidden = torch.zeros(4, 15, dtype=torch.bool)
-    hidden[:, 3:11] = True
+    mask = torch.zeros(4, 15, dtype=torch.bool)
+    mask[:, 3:11] = True
     step: dict[str, Any] = {
         "x": torch.randn(4, 12, 250, generator=generator),
-        "hidden": hidden,
+        "mask": mask,
         "seed": torch.tensor(7),
     }
     found = []
