@@ -19,8 +19,9 @@ from agent.core.preprocessing import Preprocessing
 from agent.engines.compile import Built, SourceFiles, build, ir_of
 from agent.simulator.ecg import Rhythm, synthesize
 from training.data import Recording, WindowTable
+from training.models.kinds import DIAGNOSES
 from training.models.sl import DeepECGSL
-from training.models.weights import DIAGNOSES, config_of
+from training.models.weights import config_of
 from training.publish.bundle import Contents, answers_of, exported
 from training.publish.contents import golden_windows, identity_of, input_of
 from training.publish.engines import sources_of

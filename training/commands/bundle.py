@@ -6,43 +6,27 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from numpy.typing import NDArray
 
-from agent.core.ecg import FloatArray
-from agent.core.labels import LABEL_NAMES, LABELS
-from agent.engines.bundles import signing
-from agent.engines.bundles.bundle import SIGNATURE, open_bundle
-from training.commands.train import EACH, WHOLE, folds_named, recipe_named
-from training.data import WindowTable
-from training.evaluation.alerts import Persistence, Replay, rules
-from training.evaluation.cases import Cases
-from training.evaluation.evidence import LEAD_SETS, POOLED, Score, groups, score_all
-from training.models.sl import DeepECGSL
-from training.models.ssl import DeepECGSSL, Pretraining
-from training.models.weights import ModelConfig, load_network, read_config
-from training.publish.bundle import as_plain, sign_bundle
-from training.publish.contents import (
-    trained_on,
-)
-from training.publish.export import Network, convert, samples_of
-from training.train.recipes import RECIPES
-from training.train.run import MODEL
+from training.commands.options import Bundle, Dataset, PassphraseFile, RecipeName, Run, Threads
+from training.train.folds import EACH, WHOLE, folds_named
+from training.train.recipes import recipe_named
 
-app = typer.Typer()
+if TYPE_CHECKING:
+    import numpy as np
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from numpy.typing import NDArray
 
-Dataset = Annotated[Path, typer.Option(help="Folder that deepecg-train prepare has written.")]
-Output = Annotated[Path, typer.Argument(help="Folder of the run: checkpoints, figures, thresholds.")]
-RecipeName = Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")]
-Threads = Annotated[int, typer.Option(min=1, help="Processor threads.")]
-Folder = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
-PassphraseFile = Annotated[
-    Path | None, typer.Option(help="File whose first line is the private key's passphrase, where it has one.")
-]
+    from agent.core.ecg import FloatArray
+    from training.data import WindowTable
+    from training.evaluation.alerts import Replay
+    from training.evaluation.evidence import Score
+    from training.models.sl import DeepECGSL
+    from training.models.ssl import DeepECGSSL
+    from training.models.weights import ModelConfig
+
 EVIDENCE, THRESHOLDS, PREDICTIONS = "evidence.json", "thresholds.json", "predictions.npz"
 UNSEEN = "unseen.npy"
 """(n, 77): every window's probabilities by the network that never saw its patient; NaN where there is none."""
@@ -50,6 +34,10 @@ UNSEEN = "unseen.npy"
 
 def network_of_run(output: Path, name: str) -> tuple[DeepECGSL | DeepECGSSL, ModelConfig]:
     """The network of a fold, or of the run on all, with its config."""
+    from training.models.ssl import Pretraining
+    from training.models.weights import load_network, read_config
+    from training.train.run import MODEL
+
     folder = output / name / MODEL
     if not folder.is_dir():
         raise ValueError(f"no {folder}; run: deepecg-train train {output} --fold {name}, until it is finished")
@@ -61,6 +49,8 @@ def network_of_run(output: Path, name: str) -> tuple[DeepECGSL | DeepECGSSL, Mod
 
 def rules_of(output: Path) -> dict[str, Replay]:
     """The replay of each label that has a rule."""
+    from training.evaluation.alerts import Persistence, Replay
+
     return {
         label: Replay(**fields | {"rule": Persistence(**fields["rule"]), "delays": tuple(fields["delays"])})
         for label, fields in _read(output, THRESHOLDS, "thresholds").items()
@@ -76,6 +66,8 @@ def _read(output: Path, name: str, made_by: str) -> Any:
 
 def scores_of(output: Path) -> tuple[list[int], dict[str, dict[str, Score]]]:
     """The folds whose patients were scored, and their scores by group and label."""
+    from training.evaluation.evidence import Score
+
     read = _read(output, EVIDENCE, "evidence")
     if read.keys() != {"folds", "scores"}:
         raise ValueError(f"{output / EVIDENCE} is of an older version; run: deepecg-train evidence {output}")
@@ -86,6 +78,8 @@ def scores_of(output: Path) -> tuple[list[int], dict[str, dict[str, Score]]]:
 
 
 def _write(output: Path, name: str, content: Mapping[str, Any]) -> None:
+    from training.publish.bundle import as_plain
+
     (output / name).write_text(json.dumps(as_plain(content), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
@@ -94,6 +88,12 @@ def _unseen(
 ) -> tuple[FloatArray, dict[str, FloatArray]]:
     """Probabilities (n, 77) by the network of the fold (n,) that left a window out, NaN where there is none: as the
     windows are, and by the name of a lead set those of twelve-lead windows that are reduced to it."""
+    import numpy as np
+
+    from agent.core.labels import LABELS
+    from training.evaluation.evidence import LEAD_SETS
+    from training.publish.export import Network, convert, samples_of
+
     whole = np.full((len(table), len(LABELS)), np.nan, np.float32)
     reduced = {name: whole.copy() for name in LEAD_SETS}
     for fold in np.unique(folds[folds >= 0]).tolist():
@@ -108,9 +108,8 @@ def _unseen(
     return whole, reduced
 
 
-@app.command()
 def evidence(
-    output: Output,
+    output: Run,
     dataset: Dataset,
     recipe: RecipeName = "demo",
     fold: Annotated[
@@ -122,6 +121,14 @@ def evidence(
 
     predictions.npz, which it leaves in the folder, is what `evaluate` and `compare` take.
     """
+    import numpy as np
+
+    from agent.core.labels import LABEL_NAMES
+    from training.data import WindowTable
+    from training.evaluation.cases import Cases
+    from training.evaluation.evidence import POOLED, groups, score_all
+    from training.publish.contents import trained_on
+
     chosen = recipe_named(recipe)
     named = folds_named(fold, chosen.folds)
     if WHOLE in named or not named:
@@ -146,9 +153,15 @@ def evidence(
         )
 
 
-@app.command()
-def thresholds(output: Output, dataset: Dataset) -> None:
+def thresholds(output: Run, dataset: Dataset) -> None:
     """Choose alert thresholds on continuous recordings of unseen patients; print and keep them."""
+    import numpy as np
+
+    from agent.core.labels import LABEL_NAMES, LABELS
+    from training.data import WindowTable
+    from training.evaluation.alerts import rules
+    from training.evaluation.evidence import POOLED
+
     table = WindowTable.open(dataset)
     scores = scores_of(output)[1][POOLED]
     probabilities = np.load(output / UNSEEN, allow_pickle=False)
@@ -174,24 +187,28 @@ def thresholds(output: Output, dataset: Dataset) -> None:
         )
 
 
-@app.command()
 def keygen(
     key: Annotated[Path, typer.Argument(help="File for the private key; KEY.pub beside it is the public half.")],
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make an Ed25519 key pair that signs bundles. The private half stays with the publisher, never on a ward."""
+    from agent.engines.bundles import signing
+
     public = key.with_name(key.name + ".pub")
     made = signing.generate(key, public, passphrase=signing.read_passphrase(passphrase_file))
     typer.echo(f"{key}: private key {made}, mode 0600; {public}: its public half, for [engine] trusted_keys on wards")
 
 
-@app.command()
 def sign(
-    bundle: Folder,
+    bundle: Bundle,
     key: Annotated[Path, typer.Option(help="Private key, as keygen has written it.")],
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Check a bundle whole and sign its manifest; an older signature is replaced."""
+    from agent.engines.bundles import signing
+    from agent.engines.bundles.bundle import SIGNATURE
+    from training.publish.bundle import sign_bundle
+
     signer = private_key(key, passphrase_file)
     checked = sign_bundle(bundle, signer)
     typer.echo(
@@ -200,12 +217,14 @@ def sign(
     )
 
 
-@app.command()
 def verify(
-    bundle: Folder,
+    bundle: Bundle,
     key: Annotated[list[Path], typer.Option(help="Public key that may have signed it; may be given again.")],
 ) -> None:
     """Check a bundle as an agent that trusts these keys does: signature, manifest, every file's checksum."""
+    from agent.engines.bundles import signing
+    from agent.engines.bundles.bundle import open_bundle
+
     trust = signing.Trust.of(key)
     checked = open_bundle(bundle, trust)
     if checked.signer not in trust.keys:  # the package vouches for its own demonstration, and none of these keys does
@@ -215,4 +234,6 @@ def verify(
 
 def private_key(key: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
     """The key in this file."""
+    from agent.engines.bundles import signing
+
     return signing.load_private_key(key, passphrase=signing.read_passphrase(passphrase_file))

@@ -6,32 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from training.commands.train import (
-    Dataset,
-    LeadsName,
-    PrecisionName,
-    ShareAlike,
-    Sources,
-    Threads,
-    recipe_named,
-    start_of,
-    usable,
-)
-from training.data import WindowTable
-from training.models.ssl import SSLConfig
-from training.train.label_efficiency import Arm, label_efficiency, plot, table_of
-from training.train.run import split_of
-
-app = typer.Typer()
+from training.commands.options import Dataset, Leads, Precision, SourceChoice, Threads
+from training.train.folds import split_of, usable
+from training.train.recipes import recipe_named
 
 
-@app.command(name="label-efficiency")
 def label_efficiency_command(
     output: Annotated[Path, typer.Argument(help="Folder of the experiment.")],
     dataset: Dataset,
+    *,
     start: Annotated[
         Path, typer.Option("--from", help="Pretrained model folder, or a pretraining run, whose fold is matched.")
     ],
@@ -46,13 +31,19 @@ def label_efficiency_command(
     seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
     fold: Annotated[int, typer.Option(min=0, help="Whose patients are tested.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Of every training, whatever its share.")] = 200,
-    precision: PrecisionName = "",
-    leads: LeadsName = "all",
-    sources: Sources = "",
-    share_alike: ShareAlike = False,
+    precision: Precision = "",
+    leads: Leads = "all",
+    choice: SourceChoice,
     threads: Threads = 2,
 ) -> None:
     """Train SL, SSL with pretraining and SSL without it on growing shares of the labels, and compare them."""
+    import torch
+
+    from training.data import WindowTable
+    from training.models.kinds import SSLConfig
+    from training.train.label_efficiency import Arm, label_efficiency, plot, table_of
+    from training.train.run import start_of
+
     torch.set_num_threads(threads)
     table = WindowTable.open(dataset)
     tuned = replace(recipe_named(ssl, precision=precision, leads=leads, steps=steps), epochs=0.0)
@@ -62,7 +53,7 @@ def label_efficiency_command(
     supervised = replace(recipe_named(sl, precision=precision, leads=leads, steps=steps), epochs=0.0)
     if fold >= tuned.folds:
         raise ValueError(f"there is no fold {fold}; take 0 to {tuned.folds - 1}")
-    use = usable(table, sources, share_alike=share_alike)
+    use = usable(table, choice.sources, share_alike=choice.share_alike)
     arms = (
         Arm("SSL, pretrained", tuned, start_of(start, str(fold))),
         Arm("SL", supervised),

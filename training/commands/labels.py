@@ -11,22 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from tqdm import tqdm
 
-from agent.core.labels import LABEL_NAMES
-from training.data.recording import Labels, fold_of
-from training.labels.dictionary import labels_of_mentions, mentions
-from training.labels.explain import explain
-from training.labels.lexicon import LANGUAGES
-from training.labels.reports import Report, read_reports
-from training.labels.scope import Mention
+from training.defaults import LANGUAGES
 
 if TYPE_CHECKING:
+    from training.data.recording import Labels
     from training.labels.learn import Examples
-
-app = typer.Typer(no_args_is_help=True, help="The 77 labels from free-text reports: dictionary, classifier, scores.")
+    from training.labels.reports import Report
+    from training.labels.scope import Mention
 
 _AT_ONCE = 1024
 """Reports that the classifier reads at a time."""
@@ -82,7 +75,6 @@ def _mention(found: Mention) -> dict[str, object]:
     }
 
 
-@app.command(name="extract")
 def extract_command(
     text: Text,
     out: LabelsOut = None,
@@ -99,18 +91,41 @@ def extract_command(
     """Read labels by the dictionary: of one report with an explanation, or of a table into files, row by row."""
     path = _csv(text)
     if path is None:
-        found = mentions(text, language or None)
-        labels = labels_of_mentions(found, closed=closed)
-        if as_json:
-            by_name = {name: value for name, value in zip(LABEL_NAMES, labels.tolist(), strict=True) if value >= 0}
-            content = {"labels": by_name, "mentions": [_mention(m) for m in found]}
-            typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
-        else:
-            lines = explain(found, labels)
-            typer.echo("\n".join(lines) if lines else "nothing recognised")
-        return
-    if out is None and mentions_out is None:
+        _extract_one(text, language or None, closed=closed, as_json=as_json)
+    elif out is None and mentions_out is None:
         raise ValueError("a table's labels go into files; name them with --out LABELS.csv or --mentions MENTIONS.jsonl")
+    else:
+        _extract_table(path, out, mentions_out, language or None, closed=closed, column=column)
+
+
+def _extract_one(text: str, language: str | None, *, closed: bool, as_json: bool) -> None:
+    """Print what a report says, in words or as JSON."""
+    from agent.core.labels import LABEL_NAMES
+    from training.labels.dictionary import labels_of_mentions, mentions
+    from training.labels.explain import explain
+
+    found = mentions(text, language)
+    labels = labels_of_mentions(found, closed=closed)
+    if as_json:
+        by_name = {name: value for name, value in zip(LABEL_NAMES, labels.tolist(), strict=True) if value >= 0}
+        content = {"labels": by_name, "mentions": [_mention(m) for m in found]}
+        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        lines = explain(found, labels)
+        typer.echo("\n".join(lines) if lines else "nothing recognised")
+
+
+def _extract_table(
+    path: Path, out: Path | None, mentions_out: Path | None, language: str | None, *, closed: bool, column: str
+) -> None:
+    """Write the labels of a table's reports, or where they stand in them, row by row; print how often each was said."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from agent.core.labels import LABEL_NAMES
+    from training.labels.dictionary import labels_of_mentions, mentions
+    from training.labels.reports import read_reports
+
     counts = np.zeros((2, len(LABEL_NAMES)), int)
     reports = 0
     with ExitStack() as stack:
@@ -120,7 +135,7 @@ def extract_command(
         if writer:
             writer.writerow(["id", *LABEL_NAMES])
         for report in tqdm(read_reports(path, text=column), desc="reports", unit="report", mininterval=5):
-            found = mentions(report.text, language or None)
+            found = mentions(report.text, language)
             labels = labels_of_mentions(found, closed=closed)
             counts += [labels == 1, labels == 0]
             reports += 1
@@ -135,7 +150,6 @@ def extract_command(
             typer.echo(f"{LABEL_NAMES[i]:50s} said {counts[0, i]:7d}  denied {counts[1, i]:7d}")
 
 
-@app.command(name="import")
 def import_command(
     folder: Annotated[Path, typer.Argument(help="The published classifier's folder, as downloaded.")],
     target: Annotated[Path, typer.Argument(help="Folder to write: safetensors, tokeniser, thresholds.")],
@@ -151,10 +165,14 @@ def import_command(
     )
 
 
-@app.command(name="classify")
 def classify_command(model: Model, text: Text, out: LabelsOut = None, column: Column = "") -> None:
     """Read labels by a classifier: of one report, or of a table into a file, batch by batch."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from agent.core.labels import LABEL_NAMES
     from training.labels.classifier import ReportClassifier
+    from training.labels.reports import read_reports
 
     reader = ReportClassifier.load(model)
     path = _csv(text)
@@ -184,7 +202,6 @@ def _grouped(rows: Iterable[Report], size: int) -> Iterator[Sequence[Report]]:
         yield some
 
 
-@app.command(name="train")
 def train_command(
     reports: Table,
     output: Annotated[Path, typer.Argument(help="Folder of the run; the classifier is written to OUTPUT/model.")],
@@ -205,9 +222,12 @@ def train_command(
     column: Column = "",
 ) -> None:
     """Train the report classifier on reports with codes; a run that was interrupted goes on when started again."""
+    import numpy as np
     import torch
 
+    from training.data.recording import fold_of
     from training.labels.learn import Recipe, train
+    from training.labels.reports import read_reports
 
     if bool(folds) != bool(validation):
         raise ValueError("--folds and --validation belong together; give both, or neither")
@@ -241,6 +261,8 @@ def train_command(
 
 
 def _examples(rows: Sequence[Report], path: Path) -> Examples:
+    import numpy as np
+
     from training.labels.learn import Examples
 
     truth = [r.truth for r in rows if r.truth is not None]
@@ -251,7 +273,6 @@ def _examples(rows: Sequence[Report], path: Path) -> Examples:
     return Examples(tuple(r.text for r in rows), np.stack(truth), tuple(r.patient for r in rows))
 
 
-@app.command(name="score")
 def score_command(
     reports: Table,
     folds: Annotated[str, typer.Option(help="Folds to score, like 8-9; by default every row.")] = "",
@@ -264,6 +285,7 @@ def score_command(
 ) -> None:
     """Score dictionary, classifier and their union against the codes: per label, by language, with what is confused."""
     from training.labels.compare import compare
+    from training.labels.reports import read_reports
 
     rows = list(read_reports(reports, text=column, folds=folds_of(folds) if folds else None))
     classified = None

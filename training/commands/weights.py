@@ -7,17 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from training.importers.bert import import_bert
-from training.importers.convert import Asked, import_file
-from training.models.weights import NAMES, TASKS
-
-app = typer.Typer()
+from training.models.kinds import NAMES, TASKS
 
 File = Annotated[Path, typer.Argument(help="The published file (.pt, .h5, .bin, .safetensors), or BERT's folder.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of the model; replaced if it is one.")]
 
 
-@app.command(name="import")
 def import_command(
     file: File,
     folder: Folder,
@@ -44,6 +39,9 @@ def import_command(
     thresholds: Annotated[bool, typer.Option(help="Put the published thresholds into the config.")] = True,
 ) -> None:
     """Import published weights: TorchScript, state dict, pickled module, fairseq checkpoint, or BERT's folder."""
+    from training.importers.bert import import_bert
+    from training.importers.convert import Asked, import_file
+
     if file.is_dir():
         if family or task or labels or order or heads or columns:
             raise ValueError(f"{file} is a folder, as the report classifier's is; it takes no options")

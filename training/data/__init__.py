@@ -2,7 +2,7 @@
 
 The public interface::
 
-    from training.data import Settings, WindowTable, find_sources, prepare
+    from training.data import DatasetSettings, WindowTable, find_sources, prepare
 
     deepecg-train prepare DATASET FOLDER        # once: reads, checks, finds copies, cuts, preprocesses, writes
     table = WindowTable.open(dataset)
@@ -19,20 +19,19 @@ what the labels stand on that no source names in so many words, ``table.licence`
 """
 
 from training.data.codes import PROXIES
-from training.data.prepare import Settings, prepare, recordings
+from training.data.prepare import DatasetSettings, prepare, recordings
 from training.data.readers import FORMATS, find_sources
 from training.data.recording import Licence, Recording, Rejected, Source, fold_of
 from training.data.table import WindowTable, evidence_counts
-from training.data.windows import STEP_SECONDS, prepare_windows, window_labels, window_starts
+from training.data.windows import prepare_windows, window_labels, window_starts
 
 __all__ = [
     "FORMATS",
     "PROXIES",
-    "STEP_SECONDS",
+    "DatasetSettings",
     "Licence",
     "Recording",
     "Rejected",
-    "Settings",
     "Source",
     "WindowTable",
     "evidence_counts",

@@ -20,7 +20,8 @@ from training.data.readers import FORMATS
 from training.data.readers.files import table_file
 from training.data.recording import Pending, Recording, Rejected, Source, UnreadableError
 from training.data.store import Store, salt_of
-from training.data.windows import STEP_SECONDS, prepare_windows
+from training.data.windows import prepare_windows
+from training.defaults import STEP_SECONDS
 
 MILLIVOLTS = 1.0
 """Gain of a dataset's preprocessing: the table is in mV, the network's own gain comes after it."""
@@ -31,7 +32,7 @@ is listed as unreadable, and the next is read. MemoryError and the like end the 
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class DatasetSettings:
     """What a dataset depends on beside its sources."""
 
     preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(gain=MILLIVOLTS))
@@ -42,7 +43,7 @@ class Settings:
 
 
 def prepare(
-    dataset: Path, sources: Iterable[Source], settings: Settings, *, progress: bool = True
+    dataset: Path, sources: Iterable[Source], settings: DatasetSettings, *, progress: bool = True
 ) -> Mapping[str, int]:
     """Write the dataset, or go on with one that was interrupted; how many recordings came to what end in this run.
 
@@ -83,7 +84,7 @@ def prepare(
     return outcome
 
 
-def _validate(sources: tuple[Source, ...], settings: Settings) -> None:
+def _validate(sources: tuple[Source, ...], settings: DatasetSettings) -> None:
     names = Counter(source.name for source in sources)
     if twice := [name for name, count in names.items() if count > 1]:
         raise ValueError(f"two sources are called {twice[0]!r}; give one another name: --source NAME:FORMAT=FOLDER")
@@ -98,7 +99,7 @@ def _validate(sources: tuple[Source, ...], settings: Settings) -> None:
         raise ValueError("a dataset is in mV: its preprocessing has the gain 1")
 
 
-def _take(store: Store, source: Source, pending: Pending, beside: Beside, settings: Settings) -> str:
+def _take(store: Store, source: Source, pending: Pending, beside: Beside, settings: DatasetSettings) -> str:
     """Bring one recording into the store; ``used``, or the reason why not."""
     item = load(source, pending)
     p = settings.preprocessing

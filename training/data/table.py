@@ -19,7 +19,8 @@ from agent.core.leads import FROM_I_AND_II, LEAD_INDEX
 from agent.core.preprocessing import Preprocessing
 from training.data.recording import Licence, fold_of
 from training.data.store import FORMAT, SHARDS, TABLE
-from training.data.windows import COUNTS_PER_MV, MOST, STEP_SECONDS
+from training.data.windows import COUNTS_PER_MV, MOST
+from training.defaults import STEP_SECONDS
 
 _BITS = 1 << np.arange(len(LEADS))
 

@@ -14,9 +14,8 @@ from agent.core.leads import LEAD_INDEX
 from agent.core.preprocessing import Preprocessing, prepare
 from training.data.checks import Quality, quality
 from training.data.recording import Labels, Recording, set_labels
+from training.defaults import STEP_SECONDS
 
-STEP_SECONDS = 5.0
-"""From one window to the next, as on the ward."""
 COUNTS_PER_MV = 1000.0
 """Stored in steps of 1 µV: a fifth of a monitor's own step, and 16 bits reach to ±32.767 mV."""
 MOST = np.iinfo(np.int16).max

@@ -18,7 +18,8 @@ from scipy.stats import chi2
 
 from agent.core.bundle.manifest import AlertRule
 from agent.core.ecg import LEADS, FloatArray, Lead
-from training.data import STEP_SECONDS, WindowTable
+from training.data import WindowTable
+from training.defaults import STEP_SECONDS
 
 MAX_PER_BED_DAY = 1.0
 CANDIDATES = tuple(round(0.02 + 0.005 * i, 3) for i in range(196))

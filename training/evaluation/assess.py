@@ -33,7 +33,17 @@ from training.evaluation.prevalence import PREVALENCES, estimate_prior, npv_at, 
 from training.evaluation.ranking import Array
 from training.evaluation.resources import Resources
 from training.evaluation.severity import severity_figures
-from training.evaluation.study import CURVE_POINTS, Curve, Grouping, Output, Settings, Share, Stratum, Study, population
+from training.evaluation.study import (
+    CURVE_POINTS,
+    Curve,
+    Grouping,
+    Output,
+    Share,
+    Stratum,
+    Study,
+    StudySettings,
+    population,
+)
 from training.evaluation.thresholds import Thresholds, apply, candidates, check_apart, choose
 
 T = TypeVar("T")
@@ -41,7 +51,7 @@ T = TypeVar("T")
 
 def assess(
     test: Cases,
-    settings: Settings | None = None,
+    settings: StudySettings | None = None,
     *,
     validation: Cases | None = None,
     thresholds: Thresholds | None = None,
@@ -53,7 +63,7 @@ def assess(
     Raises:
         ValueError: validation and test share a patient, or there is no test case.
     """
-    settings = settings or Settings()
+    settings = settings or StudySettings()
     if len(test) == 0:
         raise ValueError("there are no test cases")
     if validation is not None:
@@ -126,7 +136,7 @@ def _only(patients: Resamples) -> dict[Unit, Resamples]:
     return {"patients": patients}
 
 
-def _draws(cases: Cases, settings: Settings) -> dict[Unit, Resamples]:
+def _draws(cases: Cases, settings: StudySettings) -> dict[Unit, Resamples]:
     """By patients, and by records where the paper's intervals are asked for; one object where the two are the same."""
     patients = _resampled(cases.patient, settings)
     draws: dict[Unit, Resamples] = {"patients": patients}
@@ -138,7 +148,7 @@ def _draws(cases: Cases, settings: Settings) -> dict[Unit, Resamples]:
     return draws
 
 
-def _resampled(unit: NDArray[Any], settings: Settings, stratum: NDArray[np.bool_] | None = None) -> Resamples:
+def _resampled(unit: NDArray[Any], settings: StudySettings, stratum: NDArray[np.bool_] | None = None) -> Resamples:
     return resample(unit, settings.resamples, settings.seed, stratum, level=settings.level, threads=settings.threads)
 
 
@@ -186,7 +196,7 @@ def curves(cases: Cases, columns: Sequence[int], weigh: Weigh = "case") -> tuple
 
 
 def _output(
-    cases: Cases, i: int, name: str, counted: Counts, draws: Mapping[Unit, Resamples], settings: Settings
+    cases: Cases, i: int, name: str, counted: Counts, draws: Mapping[Unit, Resamples], settings: StudySettings
 ) -> tuple[Output, _Ranks | None]:
     try:
         severity = label(name).severity.value
@@ -336,7 +346,7 @@ def _grouping(
     ranked: Mapping[str, _Ranks],
     sums: _Sums,
     draws: Mapping[Unit, Resamples],
-    settings: Settings,
+    settings: StudySettings,
 ) -> Grouping:
     there = [output for output in of if output in ranked]
     columns = [cases.names.index(output) for output in there]
@@ -362,7 +372,7 @@ def _grouping(
     )
 
 
-def _strata(cases: Cases, resamples: Resamples, settings: Settings, progress: bool) -> Iterable[Stratum]:
+def _strata(cases: Cases, resamples: Resamples, settings: StudySettings, progress: bool) -> Iterable[Stratum]:
     """By source, lead set and site, where there are several of them; intervals by patients."""
     for kind, values in (("source", cases.source), ("leads", cases.lead_sets()), ("site", cases.site)):
         names = np.unique(values).tolist()

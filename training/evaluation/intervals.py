@@ -36,7 +36,6 @@ from training.evaluation.ranking import Array, Ranking
 
 Unit = Literal["patients", "records"]
 
-RESAMPLES = 1000
 LEVEL = 0.95
 BLOCK = 128
 """Resamples that are handled together."""

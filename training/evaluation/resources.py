@@ -24,8 +24,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from training.defaults import BATCHES
+
 LEADS, SAMPLES = 12, 2500
-BATCHES = (1, 8, 32)
 POWERCAP = Path("/sys/class/powercap")
 NO_COUNTER = "no energy counter on this machine"
 

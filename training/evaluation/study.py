@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from training.defaults import RESAMPLES
 from training.evaluation.calibration import Calibration, Scaling
 from training.evaluation.cases import Cases
 from training.evaluation.fairness import BANDS, Fairness
 from training.evaluation.fairness import MINIMUM as GROUP_MINIMUM
-from training.evaluation.intervals import LEVEL, RESAMPLES, Estimate, Interval, units_of
+from training.evaluation.intervals import LEVEL, Estimate, Interval, units_of
 from training.evaluation.metrics import Counts, Weigh
 from training.evaluation.prevalence import PriorEstimate
 from training.evaluation.resources import Resources
@@ -23,7 +24,7 @@ CURVE_POINTS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class StudySettings:
     """How an evaluation is made."""
 
     model: str = "unnamed model"
@@ -151,7 +152,7 @@ class Stratum:
 class Study:
     """The whole evaluation."""
 
-    settings: Settings
+    settings: StudySettings
     population: Population
     validation: Population | None
     one_record_each: bool

@@ -23,7 +23,8 @@ from training.importers.archive import open_archive
 from training.importers.contents import contents
 from training.importers.names import Limits, WeightsError
 from training.labels.published import bert_thresholds
-from training.models.weights import CONFIG, DIAGNOSES, EMBEDDED, WEIGHTS, ModelConfig, Provenance, some, write_folder
+from training.models.kinds import DIAGNOSES
+from training.models.weights import CONFIG, EMBEDDED, WEIGHTS, ModelConfig, Provenance, some, write_folder
 
 SOURCES = (WEIGHTS, "pytorch_model.bin")
 VOCABULARY = ("vocab.txt", "tokenizer.json")

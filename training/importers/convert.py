@@ -25,15 +25,13 @@ from training.importers.archive import Archive, open_archive
 from training.importers.contents import contents, differences, packages
 from training.importers.layouts import Layout, layout_of
 from training.importers.names import Limits, TensorRef, WeightsError
-from training.importers.settings import Settings, checked, settings_of
+from training.importers.settings import FairseqSettings, checked, settings_of
 from training.importers.tasks import labels_of, task_of, thresholds_for
 from training.models import sl, ssl
-from training.models.sl import DeepECGSL, SLConfig
-from training.models.ssl import Codebook, DeepECGSSL, Pretraining, SSLConfig
+from training.models.kinds import NAMES, TASKS, Codebook, Family, SLConfig, SSLConfig
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL, Pretraining
 from training.models.weights import (
-    NAMES,
-    TASKS,
-    Family,
     ModelConfig,
     Network,
     Provenance,
@@ -120,7 +118,7 @@ def import_file(
 
 
 def _network(
-    layout: Layout, refs: Mapping[str, TensorRef], settings: Settings, asked: Asked
+    layout: Layout, refs: Mapping[str, TensorRef], settings: FairseqSettings, asked: Asked
 ) -> tuple[Network, tuple[str, ...]]:
     """The network that the tensors and settings describe, its weights not yet there."""
     name = NAMES[layout.family]
@@ -162,7 +160,7 @@ def _network(
     return net, tuple(notes)
 
 
-def _heads(settings: Settings, asked: int | None) -> int | None:
+def _heads(settings: FairseqSettings, asked: int | None) -> int | None:
     if asked is not None and settings.heads not in (None, asked):
         raise WeightsError(f"its settings say {settings.heads} heads of attention, not {asked}: leave out --heads")
     return asked or settings.heads
@@ -190,7 +188,7 @@ def _read(
 
 
 def _one_column(
-    net: Network, tensors: dict[str, Tensor], task: str, asked: Asked, settings: Settings
+    net: Network, tensors: dict[str, Tensor], task: str, asked: Asked, settings: FairseqSettings
 ) -> tuple[Network, tuple[str, ...]]:
     """A head of two outputs (absent, present) for a task of one label becomes, in place, the one logit that says it."""
     names = asked.labels or TASKS.get(task, ())
@@ -216,7 +214,7 @@ def _one_column(
     return net, (f"two outputs (absent, present; {columns}) became one logit of the same probability",)
 
 
-def _config(net: Network, task: str, asked: Asked, settings: Settings, provenance: Provenance) -> ModelConfig:
+def _config(net: Network, task: str, asked: Asked, settings: FairseqSettings, provenance: Provenance) -> ModelConfig:
     family = family_of(net)
     labels = asked.labels or labels_of(family, task, asked.order)
     if labels is None:

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from training.importers.names import WeightsError
-from training.models.weights import NAMES, Family, some
+from training.models.kinds import NAMES, Family
+from training.models.weights import some
 
 SL, SSL = "initial_conv.0.weight", "feature_extractor.conv_layers.0.0.weight"
 """Ends of one key of each family."""

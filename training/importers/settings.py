@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from training.importers.names import WeightsError, short
-from training.models.ssl import Codebook, SSLConfig
+from training.models.kinds import Codebook, SSLConfig
 
 FIXED: Mapping[str, Any] = {
     "layer_norm_first": False,
@@ -39,7 +39,7 @@ TRAINING: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class FairseqSettings:
     """What is used of them."""
 
     model: Mapping[str, Any]
@@ -54,13 +54,13 @@ class Settings:
         return _number(self.model.get("encoder_attention_heads"))
 
 
-def settings_of(found: Mapping[str, Any]) -> Settings:
+def settings_of(found: Mapping[str, Any]) -> FairseqSettings:
     """From a ``cfg`` by rooms (model, task, criterion), or from flat ``args``."""
     rooms: dict[str, Any] = {room: found[room] for room in ("model", "task", "criterion") if _is_room(found, room)}
     model = rooms.get("model", found)
     criterion = rooms["criterion"].get("_name") if "criterion" in rooms else found.get("criterion")
     normalised = any(place.get("normalize") is True for place in (model, rooms.get("task", {})))
-    return Settings(model, criterion if isinstance(criterion, str) else "", normalised)
+    return FairseqSettings(model, criterion if isinstance(criterion, str) else "", normalised)
 
 
 def _is_room(found: Mapping[str, Any], name: str) -> bool:
@@ -71,7 +71,9 @@ def _number(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def checked(settings: Settings, sizes: SSLConfig, codebook: Codebook | None) -> tuple[SSLConfig, Codebook | None]:
+def checked(
+    settings: FairseqSettings, sizes: SSLConfig, codebook: Codebook | None
+) -> tuple[SSLConfig, Codebook | None]:
     """The sizes, with what the settings add to them.
 
     Raises WeightsError if the settings are those of another network than the tensors.

@@ -93,7 +93,8 @@ class ReportClassifier:
 
     def save(self, folder: Path, *, origin: str, notes: tuple[str, ...] = ()) -> None:
         """Write a folder that `load` reads, and transformers too. The same classifier gives the same bytes."""
-        from training.models.weights import CONFIG, DIAGNOSES, EMBEDDED, ModelConfig, Provenance, write_folder
+        from training.models.kinds import DIAGNOSES
+        from training.models.weights import CONFIG, EMBEDDED, ModelConfig, Provenance, write_folder
 
         about = ModelConfig(
             family="bert",

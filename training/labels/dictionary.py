@@ -17,8 +17,9 @@ from agent.core.labels import LABELS, Severity
 from training.data.codes import Meaning, labels_from
 from training.data.codes.vocabulary import RHYTHMS
 from training.data.recording import Labels, set_labels
+from training.defaults import LANGUAGES
 from training.labels.findings import FINDINGS, WITHOUT_PHRASE
-from training.labels.lexicon import LANGUAGES, corrected, languages_of, lexicon
+from training.labels.lexicon import corrected, languages_of, lexicon
 from training.labels.places import LABELS_BY_REGION, LEADS
 from training.labels.scope import Mention, blanked, longest, read
 from training.labels.text import fold

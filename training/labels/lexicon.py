@@ -22,11 +22,10 @@ from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
+from training.defaults import LANGUAGES
 from training.labels.findings import FINDINGS
 from training.labels.places import REGIONS
 from training.labels.text import Folded, folded
-
-LANGUAGES = ("de", "en", "fr", "sv")
 
 CUES = ("negated", "uncertain", "historical", "old", "acute", "none")
 """What a cue does to a finding. "old" and "acute" bear on infarction and the like alone: an old bundle branch block is

@@ -12,59 +12,13 @@ Shapes in comments: B windows, C channels, E expanded channels, T samples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from training.models.kinds import Block, SLConfig
+
 LEAKY_SLOPE = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One block of the body."""
-
-    out: int
-    kernel: int
-    stride: int = 1
-    expanded: int | None = None
-    """Width of the depthwise convolution; None for a fused block, which has a full convolution and no expansion."""
-
-
-@dataclass(frozen=True, slots=True)
-class SLConfig:
-    """Sizes of the network. The defaults are the released configuration: 1,508,235 parameters with 77 labels."""
-
-    labels: int = 77
-    stem: int = 12
-    blocks: tuple[Block, ...] = ()
-    tail: int = 640
-    leads: int = 12
-    stem_kernel: int = 3
-    drop_path: float = 0.304
-    """Chance that the residual branch of a sample is dropped while training (stochastic depth)."""
-
-
-def stage(out: int, count: int, kernel: int, stride: int, *, expansion: float | None, width_in: int) -> list[Block]:
-    """`count` blocks of one width, the first with `stride`; expansion None makes fused blocks."""
-    blocks = []
-    for i in range(count):
-        wide = width_in if i == 0 else out
-        blocks.append(Block(out, kernel, stride if i == 0 else 1, None if expansion is None else int(wide * expansion)))
-    return blocks
-
-
-def released(labels: int = 77) -> SLConfig:
-    """The released network: fused 12×2, 24×4, 32×4, 64×6, then MBConv 80×8 and 128×10 with expansion 2."""
-    blocks = [
-        *stage(12, 2, 3, 1, expansion=None, width_in=12),
-        *stage(24, 4, 3, 1, expansion=None, width_in=12),
-        *stage(32, 4, 5, 2, expansion=None, width_in=24),
-        *stage(64, 6, 3, 2, expansion=None, width_in=32),
-        *stage(80, 8, 5, 2, expansion=2, width_in=64),
-        *stage(128, 10, 3, 2, expansion=2, width_in=80),
-    ]
-    return SLConfig(labels=labels, blocks=tuple(blocks))
 
 
 class Norm(nn.Module):

@@ -17,55 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Head = Literal["linear", "attentive"]
-
-
-@dataclass(frozen=True, slots=True)
-class SSLConfig:
-    """Sizes of the network, and what acts in training only. The defaults are the published fine-tuning's: 90,432,461
-    parameters with 77 labels."""
-
-    labels: int = 77
-    """Outputs of the head; 0 for the encoder alone."""
-    leads: int = 12
-    convolutions: tuple[int, ...] = (256, 256, 256, 256)
-    """Widths of the tokeniser's convolutions, each of kernel 2 and stride 2: 16 samples a token."""
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    feed_forward: int = 3072
-    position_kernel: int = 128
-    position_groups: int = 16
-    head: Head = "linear"
-    """``linear``: mean over time, then a linear layer (published); ``attentive``: learned weights over time instead."""
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.1
-    input_dropout: float = 0.0
-    """Of the projected tokens."""
-    feature_gradient: float = 0.0
-    """Factor of the gradient that reaches the tokeniser; 0 freezes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Codebook:
-    """Sizes of what only pretraining has. The defaults are the published ones."""
-
-    groups: int = 2
-    codes: int = 320
-    """In each group."""
-    width: int = 128
-    """Of a code; a token's target is one code of each group, concatenated."""
-    final: int = 256
-    """Width in which context and target are compared."""
-    feature_dropout: float = 0.1
-    """Of the tokens that are quantised."""
+from training.models.kinds import Codebook, SSLConfig
 
 
 def token_count(samples: int | Tensor, convolutions: int = 4) -> Any:

@@ -28,39 +28,16 @@ from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, SSL_ORDER
 from agent.core.preprocessing import Preprocessing
 from training.labels.published import ssl_to_sl
-from training.models.sl import DeepECGSL, SLConfig
-from training.models.ssl import Codebook, DeepECGSSL, Pretraining, SSLConfig
+from training.models.kinds import NAMES, TASKS, UNITS_PER_MV, Codebook, Family, SLConfig, SSLConfig
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL, Pretraining
 
 FORMAT: Final = "deepecg-model/1"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 EMBEDDED = "deepecg"
 """Key of a report classifier's config.json (a transformers one) under which our own part stands."""
 
-Family = Literal["sl", "ssl", "ssl-pretraining", "bert"]
 Network: TypeAlias = DeepECGSL | DeepECGSSL | Pretraining
-
-DIAGNOSES = "77 diagnoses"
-TASKS: Mapping[str, tuple[str, ...]] = {
-    DIAGNOSES: LABEL_NAMES,
-    "lvef_40": ("LVEF ≤ 40",),
-    "lvef_50": ("LVEF < 50",),
-    "af_5y": ("iAF5",),
-    "lqts": ("LQTS",),
-    "lqts_type": ("LQTS TYPE",),
-    "lvef": ("LVEF",),
-    "pretraining": (),
-}
-"""Tasks that the paper has, with the names of their outputs; a task of another name brings its own labels."""
-
-UNITS_PER_MV: Mapping[Family, float] = {"sl": 1 / 0.0048, "ssl": 1.0, "ssl-pretraining": 1.0}
-"""Input of the published networks: SL in ADC counts of 4.8 µV, SSL in mV."""
-
-NAMES: Mapping[Family, str] = {
-    "sl": "DeepECG-SL",
-    "ssl": "DeepECG-SSL",
-    "ssl-pretraining": "DeepECG-SSL's pretraining network",
-    "bert": "the report classifier",
-}
 
 
 class Provenance(BaseModel):

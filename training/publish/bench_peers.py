@@ -30,8 +30,9 @@ from agent.engines.compile import ONNX
 from agent.engines.local.machine import this_machine
 from agent.engines.select import misfit
 from training.evaluation.resources import SAMPLES, macs
-from training.models.sl import DeepECGSL, released
-from training.models.ssl import DeepECGSSL, SSLConfig
+from training.models.kinds import SSLConfig, released
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL
 from training.models.weights import Provenance, config_of
 from training.publish.bundle import Contents, draft, exported
 from training.publish.contents import golden_windows, identity_of_model, input_of, labels_of_model, training_of_model

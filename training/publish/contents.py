@@ -22,13 +22,14 @@ from training.evaluation.evidence import (
     MIN_POSITIVE_PATIENTS,
     Score,
 )
+from training.models.kinds import NAMES
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL
-from training.models.weights import NAMES, ModelConfig
+from training.models.weights import ModelConfig
 from training.publish.bundle import Identity
-from training.train.augment import CHEST, LIMB, LeadPolicy
-from training.train.recipes import RECIPES, Recipe
-from training.train.run import split_of
+from training.train.augment import CHEST, LIMB
+from training.train.folds import split_of
+from training.train.recipes import RECIPES, LeadPolicy, Recipe
 
 LICENCES: Mapping[str, tuple[str, str]] = {
     "ptbxl500": ("CC BY 4.0", "PTB-XL, records 1-500 (Wagner et al. 2020, PhysioNet)"),

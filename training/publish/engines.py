@@ -18,11 +18,12 @@ from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import UNSIGNED, open_bundle
 from agent.engines.compile import PRECISIONS, Built, SourceFiles, build, ir_of
 from training.data import WindowTable
-from training.models.weights import Family
+from training.defaults import HOURS, WINDOWS
+from training.models.kinds import Family
 from training.publish.bundle import Contents, draft
 from training.publish.export import MAX_BATCH, onnx_from, openvino_from
 from training.publish.report import Validation, section_of
-from training.publish.validate import HOURS, WINDOWS, compared, validate
+from training.publish.validate import compared, validate
 
 _FORM = re.compile(r"(?P<flavour>[a-z-]+)-(?P<precision>[a-z0-9]+)(?::(?P<batches>[0-9]{1,9}(?:,[0-9]{1,9})*))?")
 

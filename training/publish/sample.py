@@ -13,7 +13,7 @@ from agent.core.ecg import Lead
 from agent.core.labels import LABEL_NAMES
 from agent.core.leads import FROM_I_AND_II, LEAD_INDEX
 from training.data import WindowTable
-from training.models.weights import TASKS
+from training.models.kinds import TASKS
 from training.train.tasks import truth_of
 
 Index = NDArray[np.int64]

@@ -33,6 +33,7 @@ from agent.engines.bundles.bundle import Bundle
 from agent.engines.local.machine import this_machine
 from agent.engines.select import misfit
 from training.data import WindowTable
+from training.defaults import HOURS, WINDOWS
 from training.evaluation.alerts import Persistence, Track, alerts, unmatched
 from training.evaluation.ranking import patient_weights, weighted_auroc
 from training.evaluation.resources import machine as machine_in_words
@@ -45,8 +46,6 @@ from training.publish.run_engine import Ran, TrialError, run_engine
 from training.publish.sample import choose, truth
 from training.publish.serving_form import Classifier
 
-WINDOWS, HOURS = 1000, 4.0
-"""What is compared by default."""
 LEAST_PATIENTS = 10
 """With and without a finding, for an AUROC whose change says anything."""
 _BATCH = 16

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.ecg import LEADS, FloatArray, Lead
+from training.train.recipes import LeadPolicy
 
 CHEST = tuple(i for i, lead in enumerate(LEADS) if lead.value.startswith("V"))
 LIMB = tuple(i for i in range(len(LEADS)) if i not in CHEST)
@@ -19,8 +20,6 @@ Kind = Literal["all", "limb", "limb and a chest lead", "II", "II and a chest lea
 and a chest lead`` is what Holter, telemetry and the MIT-BIH recordings have; ``each by itself`` drops every lead with a
 chance of one half: random lead masking (Oh et al., CHIL 2022). There a window can lose all leads; here one stays, which
 changes one twelve-lead window in 4096, but a quarter of those with two."""
-
-LeadPolicy = Literal["all", "bedside", "limb", "two", "random"]
 
 POLICIES: Mapping[LeadPolicy, Mapping[Kind, float]] = {
     "all": {"all": 1.0},

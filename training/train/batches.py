@@ -17,11 +17,11 @@ from torch import Tensor
 from agent.core.ecg import FloatArray
 from agent.core.labels import index_of
 from training.data import WindowTable
-from training.models.ssl import SSLConfig, token_count
-from training.models.weights import DIAGNOSES
+from training.models.kinds import DIAGNOSES, SSLConfig
+from training.models.ssl import token_count
 from training.train.augment import disturb, kept_leads, reduce_leads
 from training.train.distributed import Ranks
-from training.train.masking import hidden_tokens
+from training.train.masking import token_masks
 from training.train.recipes import Recipe
 from training.train.sampling import Sampler
 from training.train.tasks import Truth
@@ -91,7 +91,7 @@ def _crops(x: FloatArray, samples: int, rng: np.random.Generator) -> FloatArray:
 
 
 class PretrainingBatches:
-    """``x`` (2R, 12, T/2), the halves of R recordings' windows, one after the other; ``hidden`` (2R, N); ``seed`` ().
+    """``x`` (2R, 12, T/2), the halves of R recordings' windows, one after the other; ``mask`` (2R, N); ``seed`` ().
 
     The batch of a recipe counts recordings, as the published one does.
     """
@@ -114,17 +114,17 @@ class PretrainingBatches:
         # Masks are drawn for the whole micro-batch, so that every rank hides as many tokens in each row.
         rng = np.random.default_rng([recipe.seed, step, micro])
         every = 2 * recipe.batch // recipe.accumulate
-        hidden = hidden_tokens(every, int(token_count(half, self.convolutions)), recipe.masking, rng)
+        mask = token_masks(every, int(token_count(half, self.convolutions)), recipe.masking, rng)
         mine = slice(2 * r * self.ranks.rank, 2 * r * (self.ranks.rank + 1))
         there = np.any(x != 0, axis=2)
         rng = np.random.default_rng([recipe.seed, step, micro, self.ranks.rank])
         x[there & ~kept_leads(there, recipe.leads, rng)] = 0
         x *= self.gain
         seed = int(rng.integers(2**62))
-        return {"x": torch.from_numpy(x), "hidden": torch.from_numpy(hidden[mine]), "seed": torch.tensor(seed)}
+        return {"x": torch.from_numpy(x), "mask": torch.from_numpy(mask[mine]), "seed": torch.tensor(seed)}
 
 
-def ahead(batches: Batches, first: int, last: int, accumulate: int, device: torch.device) -> Iterator[list[Batch]]:
+def prefetched(batches: Batches, first: int, last: int, accumulate: int, device: torch.device) -> Iterator[list[Batch]]:
     """The micro-batches of each step, the next step's made by a thread while this one's are computed with."""
 
     def make(step: int) -> list[Batch]:

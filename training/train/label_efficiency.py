@@ -17,8 +17,9 @@ import numpy as np
 
 from training.data import WindowTable
 from training.models.weights import Network, family_of, load_network, published_preprocessing
+from training.train.folds import Split
 from training.train.recipes import Recipe
-from training.train.run import MODEL, Split, outputs, run
+from training.train.run import MODEL, outputs, run
 from training.train.sampling import Index
 from training.train.tasks import Truth, fit_of, is_known, outputs_of, truth_of
 

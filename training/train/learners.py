@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL, Pretraining
-from training.train.masking import Masking, draw_negatives
-from training.train.objectives import LOSSES, LossName, pretraining_loss
+from training.train.masking import draw_negatives
+from training.train.objectives import LOSSES, pretraining_loss
+from training.train.recipes import LossName, Masking
 
 Parts = dict[str, Tensor]
 """``loss`` has the gradient; the others are told in the log."""
@@ -52,10 +53,10 @@ class SelfSupervised(nn.Module):
         return max(start * factor**step, end)
 
     def forward(self, batch: dict[str, Tensor], step: int) -> Parts:  # noqa: D102
-        x, hidden = batch["x"], batch["hidden"]
+        x, mask = batch["x"], batch["mask"]
         generator = torch.Generator(x.device).manual_seed(int(batch["seed"]))
-        negatives = draw_negatives(len(x), int(hidden[0].sum()), self.masking.negatives, generator)
-        loss = pretraining_loss(self.net.pretrain(x, hidden, negatives, self.gumbel(step)))
+        negatives = draw_negatives(len(x), int(mask[0].sum()), self.masking.negatives, generator)
+        loss = pretraining_loss(self.net.pretrain(x, mask, negatives, self.gumbel(step)))
         return {
             "loss": loss.total,
             "contrastive": loss.contrastive.detach(),

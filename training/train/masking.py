@@ -1,30 +1,16 @@
-"""Which tokens of a segment are hidden in pretraining, and which stand as negatives against each."""
+"""Which tokens of a segment are masked in pretraining, and which stand as negatives against each."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Masking:
-    """The published masking (wav2vec 2.0, section 3.1, on ECG tokens)."""
-
-    share: float = 0.65
-    """Of the tokens, were no two spans to overlap; they may, so that about a third to a half is hidden."""
-    span: int = 10
-    """Tokens."""
-    least: int = 2
-    """Spans."""
-    negatives: int = 100
-    """For each hidden token, drawn from the other hidden tokens of the same segment."""
+from training.train.recipes import Masking
 
 
-def hidden_tokens(segments: int, tokens: int, masking: Masking, rng: np.random.Generator) -> NDArray[np.bool_]:
+def token_masks(segments: int, tokens: int, masking: Masking, rng: np.random.Generator) -> NDArray[np.bool_]:
     """(segments, tokens): spans that start anywhere without replacement; every row trimmed to as many as the least.
 
     The number of spans, ⌊share · tokens / span + U[0, 1)⌋, is drawn once for the batch.
@@ -34,21 +20,21 @@ def hidden_tokens(segments: int, tokens: int, masking: Masking, rng: np.random.G
     if starts <= spans:
         raise ValueError(f"{tokens} tokens are too few for {spans} spans of {masking.span}; give longer segments")
     first = np.argsort(rng.random((segments, starts)), axis=1)[:, :spans]  # without replacement, row by row
-    hidden = np.zeros((segments, tokens), bool)
+    masked = np.zeros((segments, tokens), bool)
     for offset in range(masking.span):
-        np.put_along_axis(hidden, first + offset, values=True, axis=1)
-    count = int(hidden.sum(axis=1).min())
-    # Of each row's hidden tokens the ones with the highest keys stay.
-    keys = np.where(hidden, rng.random(hidden.shape), -1.0)
+        np.put_along_axis(masked, first + offset, values=True, axis=1)
+    count = int(masked.sum(axis=1).min())
+    # Of each row's masked tokens the ones with the highest keys stay.
+    keys = np.where(masked, rng.random(masked.shape), -1.0)
     kept = np.argpartition(-keys, count - 1, axis=1)[:, :count]
-    trimmed = np.zeros_like(hidden)
+    trimmed = np.zeros_like(masked)
     np.put_along_axis(trimmed, kept, values=True, axis=1)
     return trimmed
 
 
-def draw_negatives(segments: int, hidden: int, count: int, generator: torch.Generator) -> Tensor:
-    """(segments, hidden, count) int64 on the generator's device: for each hidden token others of its row."""
-    shape = (segments, hidden, count)
-    drawn = torch.randint(hidden - 1, shape, generator=generator, device=generator.device)
-    itself = torch.arange(hidden, device=generator.device)[None, :, None]
+def draw_negatives(segments: int, masked: int, count: int, generator: torch.Generator) -> Tensor:
+    """(segments, masked, count) int64 on the generator's device: for each masked token others of its row."""
+    shape = (segments, masked, count)
+    drawn = torch.randint(masked - 1, shape, generator=generator, device=generator.device)
+    itself = torch.arange(masked, device=generator.device)[None, :, None]
     return drawn + (drawn >= itself)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from torch.nn import functional as F
 
 from training.models.ssl import Pretrained, mean_over_time
 from training.train.distributed import averaged, gathered
-
-LossName = Literal["bce", "bce_positives", "focal", "mse"]
+from training.train.recipes import LossName
 
 
 def bce(logits: Tensor, labels: Tensor) -> Tensor:

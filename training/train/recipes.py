@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, cast, get_args
 
-from training.models.sl import Block, SLConfig, released
-from training.models.ssl import Codebook, SSLConfig
-from training.models.weights import DIAGNOSES
-from training.train.augment import LeadPolicy
-from training.train.masking import Masking
-from training.train.objectives import LossName
+from training.models.kinds import DIAGNOSES, Block, Codebook, SLConfig, SSLConfig, released
 
 Precision = Literal["f32", "bf16", "f16"]
+LeadPolicy = Literal["all", "bedside", "limb", "two", "random"]
+"""What windows are reduced to (`training.train.augment.POLICIES`)."""
+LossName = Literal["bce", "bce_positives", "focal", "mse"]
+"""Which loss (`training.train.objectives`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,20 @@ class Optimiser:
     """Share of the steps over which the rate rises linearly."""
     head_only: bool = False
     """Train the last layer alone (a linear probe)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """The published masking (wav2vec 2.0, section 3.1, on ECG tokens)."""
+
+    share: float = 0.65
+    """Of the tokens, were no two spans to overlap; they may, so that about a third to a half is masked."""
+    span: int = 10
+    """Tokens."""
+    least: int = 2
+    """Spans."""
+    negatives: int = 100
+    """For each masked token, drawn from the other masked tokens of the same segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,3 +304,36 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "smoke-pretrain": smoke_pretrain,
     "smoke-ssl": smoke_fine_tune,
 }
+
+
+def recipe_named(
+    name: str,
+    *,
+    precision: str = "",
+    leads: str = "",
+    seed: int | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    accumulate: int | None = None,
+) -> Recipe:
+    """The recipe of this name with what the command line changes.
+
+    Raises:
+        ValueError: there is none of the name, or no such precision or leads.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; take one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]()
+    precisions, policies = get_args(Precision), get_args(LeadPolicy)
+    for given, known, what in ((precision, precisions, "precision"), (leads, policies, "leads")):
+        if given and given not in known:
+            raise ValueError(f"there is no --{what} {given!r}; take one of {', '.join(known)}")
+    return replace(
+        recipe,
+        precision=cast(Precision, precision or recipe.precision),
+        leads=cast(LeadPolicy, leads or recipe.leads),
+        seed=recipe.seed if seed is None else seed,
+        steps=steps or recipe.steps,
+        batch=batch or recipe.batch,
+        accumulate=accumulate or recipe.accumulate,
+    )

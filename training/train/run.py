@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,21 @@ from tqdm import tqdm
 
 from agent.core.ecg import FloatArray
 from training.data import WindowTable
-from training.models.sl import DeepECGSL, SLConfig
-from training.models.ssl import DeepECGSSL, Pretraining, SSLConfig, encoder_state
-from training.models.weights import Network, Provenance, config_of, family_of, published_preprocessing, save_network
+from training.models.kinds import SLConfig, SSLConfig
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL, Pretraining, encoder_state
+from training.models.weights import (
+    Network,
+    Provenance,
+    config_of,
+    family_of,
+    load_network,
+    published_preprocessing,
+    save_network,
+)
 from training.train.batches import Batches, PretrainingBatches, SupervisedBatches
 from training.train.distributed import Ranks
+from training.train.folds import Split
 from training.train.learners import Learner, SelfSupervised, Supervised, head_of
 from training.train.loop import Outcome, fit
 from training.train.recipes import Recipe
@@ -31,32 +41,6 @@ CHECKPOINT, MODEL = "checkpoint.pt", "model"
 
 _ACTING = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "feature_gradient", "head", "labels")
 """Settings of an SSL network that are the recipe's; all others are sizes, which pretrained weights bring."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Split:
-    """Windows of the table by what they are for; no patient is in two of them."""
-
-    train: Index
-    validation: Index
-    test: Index
-
-
-def split_of(
-    table: WindowTable, use: np.ndarray[tuple[int], np.dtype[np.bool_]], folds: int, test: int | None, validate: bool
-) -> Split:
-    """The split whose test fold is ``test`` (None: every patient is trained on), of the windows (n,) in ``use``.
-
-    The fold after the test fold, or the last one, validates where ``validate`` is set.
-    """
-    fold = np.where(use, table.folds(folds), -1)
-    watch = ((test + 1) % folds if test is not None else folds - 1) if validate else None
-    held = [one for one in (test, watch) if one is not None]
-    return Split(
-        train=np.flatnonzero((fold >= 0) & ~np.isin(fold, held)),
-        validation=np.flatnonzero(fold == watch) if watch is not None else np.empty(0, np.int64),
-        test=np.flatnonzero(fold == test) if test is not None else np.empty(0, np.int64),
-    )
 
 
 def network_of(recipe: Recipe, start: Network | None = None) -> Network:
@@ -99,6 +83,16 @@ def _begin_with(net: Network, start: Network) -> None:
     elif isinstance(net, Pretraining) and not isinstance(start, Pretraining):
         given = encoder_state(given)
     net.load_state_dict(own | {k: v for k, v in given.items() if k in own and v.shape == own[k].shape})
+
+
+def start_of(path: Path | None, fold: str) -> Network | None:
+    """The network to begin with: a model folder, or that of the same fold in a run."""
+    if path is None:
+        return None
+    of_fold = path / fold / MODEL
+    if of_fold.is_dir():
+        return load_network(of_fold)
+    return load_network(path / MODEL if (path / MODEL).is_dir() else path)
 
 
 def start_from_prevalence(net: DeepECGSL | DeepECGSSL, truth: Truth) -> None:

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from agent.core.ecg import FloatArray
 from training.data import WindowTable
-from training.models.weights import DIAGNOSES, TASKS
+from training.models.kinds import DIAGNOSES, TASKS
 
 Truth = NDArray[Any]
 """(n, L): int8 of 1, 0, -1 = unknown; of a regression float32 with NaN = unknown."""

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.models.ssl import Pretraining, token_count
 from training.train.learners import Learner, SelfSupervised, Supervised
 from training.train.loop import DTYPES, optimiser_of
-from training.train.masking import hidden_tokens
+from training.train.masking import token_masks
 from training.train.recipes import Precision, Recipe
 from training.train.run import network_of
 
@@ -147,5 +147,5 @@ def _noise(recipe: Recipe, labels: int, batch: int, device: torch.device) -> dic
         return {"x": x.to(device), "truth": truth.to(device)}
     x = torch.randn(2 * batch, 12, samples // 2, generator=generator)
     tokens = int(token_count(samples // 2, len(getattr(recipe.network, "convolutions", ()))))
-    hidden = hidden_tokens(2 * batch, tokens, recipe.masking, np.random.default_rng(0))
-    return {"x": x.to(device), "hidden": torch.from_numpy(hidden).to(device), "seed": torch.tensor(0)}
+    mask = token_masks(2 * batch, tokens, recipe.masking, np.random.default_rng(0))
+    return {"x": x.to(device), "mask": torch.from_numpy(mask).to(device), "seed": torch.tensor(0)}

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from agent.core.ecg import LEADS, FloatArray, Provenance, Window
 from agent.core.preprocessing import Preprocessing, prepare
 from agent.engines.bundles.bundle import UNSIGNED, Bundle, open_bundle
-from training.models.sl import Block, DeepECGSL, SLConfig
+from training.models.kinds import Block, SLConfig
+from training.models.sl import DeepECGSL
 from training.publish.export import OPSET, export, onnx_from
 
 LABELS = ("Afib", "Sinusal", "Bradycardia")

@@ -24,7 +24,8 @@ from agent.engines.bundles.bundle import UNSIGNED, BundleError, open_bundle
 from agent.engines.compile import SourceFiles, build, ir_of, read_source
 from agent.engines.select import open_backend
 from agent.engines.settings import EngineSettings
-from training.models.ssl import DeepECGSSL, SSLConfig
+from training.models.kinds import SSLConfig
+from training.models.ssl import DeepECGSSL
 from training.publish.export import export, onnx_from, openvino_from
 
 Rewrite = Callable[..., None]

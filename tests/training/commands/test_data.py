@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from training.commands.data import app
+from training.cli import app
 from training.data import WindowTable
 
 Write = Callable[..., object]

@@ -11,7 +11,6 @@ from training.cli import app
 
 
 def test_what_cannot_be_compared_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.commands import experiment
     from training.data import WindowTable
 
     monkeypatch.setattr(WindowTable, "open", classmethod(lambda cls, path: None))
@@ -26,4 +25,3 @@ def test_what_cannot_be_compared_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert "take 0 to 2" in said("--fold", "9")
     assert "no recipe of SSL" in said("--ssl", "demo")
     assert "no recipe 'none'" in said("--sl", "none")
-    assert experiment.app

@@ -11,7 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from agent.core.labels import LABEL_NAMES
-from training.commands.labels import app, folds_of
+from training.cli import app
+from training.commands.labels import folds_of
 
 CODES = {
     "Vorhofflimmern, kompletter LSB": "{'AFIB': 0.0, 'CLBBB': 100.0}",
@@ -35,7 +36,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(*arguments: str | Path) -> str:
     threads = torch.get_num_threads()
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["labels", *(str(a) for a in arguments)], catch_exceptions=False)
     torch.set_num_threads(threads)
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -143,6 +144,6 @@ def test_folds() -> None:
 )
 def test_errors_are_one_sentence(reports: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
     filled = [a.replace("{reports}", str(reports)).replace("{folder}", str(tmp_path)) for a in arguments]
-    error = CliRunner().invoke(app, filled).exception
+    error = CliRunner().invoke(app, ["labels", *filled]).exception
     assert isinstance(error, ValueError | FileNotFoundError)
     assert sentence in str(error)

@@ -11,10 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from training.cli import app
-from training.commands.train import folds_named, recipe_named, usable
 from training.data import WindowTable
 from training.evaluation.cases import Cases
 from training.models.weights import read_config
+from training.train.folds import folds_named, usable
+from training.train.recipes import recipe_named
 
 
 def call(*arguments: str, code: int = 0) -> str:

@@ -10,9 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from training import cli
-from training.commands.weights import app
-from training.models.sl import Block, DeepECGSL, SLConfig
-from training.models.ssl import DeepECGSSL, SSLConfig
+from training.models.kinds import Block, SLConfig, SSLConfig
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL
 from training.models.weights import load_network, read_config
 
 SL = SLConfig(labels=1, stem=8, blocks=(Block(8, 3), Block(16, 5, 2, 24)), tail=32)
@@ -29,7 +29,7 @@ def ssl_file(tmp_path: Path) -> Path:
 
 
 def test_it_says_what_was_imported(ssl_file: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [str(ssl_file), str(tmp_path / "m")])
+    result = CliRunner().invoke(cli.app, ["import", str(ssl_file), str(tmp_path / "m")])
     assert result.exit_code == 0, result.output
     for part in (
         "DeepECG-SSL for 77 diagnoses, ",
@@ -46,7 +46,7 @@ def test_options_reach_the_importer(tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     torch.save(DeepECGSL(SL).state_dict(), path)
     options = ["--family", "sl", "--task", "beats", "--labels", "Paced beat", "--no-thresholds"]
-    result = CliRunner().invoke(app, [str(path), str(tmp_path / "m"), *options])
+    result = CliRunner().invoke(cli.app, ["import", str(path), str(tmp_path / "m"), *options])
     assert result.exit_code == 0, result.output
     assert "outputs: Paced beat" in result.output
     config = read_config(tmp_path / "m")
@@ -55,7 +55,7 @@ def test_options_reach_the_importer(tmp_path: Path) -> None:
 
 
 def test_a_folder_takes_no_options(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [str(tmp_path), str(tmp_path / "m"), "--task", "lvef_40"])
+    result = CliRunner().invoke(cli.app, ["import", str(tmp_path), str(tmp_path / "m"), "--task", "lvef_40"])
     assert isinstance(result.exception, ValueError)
     assert "takes no options" in str(result.exception)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.ecg import LEADS
-from training.data import Settings, Source, prepare
+from training.data import DatasetSettings, Source, prepare
 from training.data.describe import describe, text
 
 Write = Callable[..., object]
@@ -22,7 +22,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, write_record: Write) -> Pa
     write_record(folder / "copy", seed=2)
     rows = ["record,patient,age,sex,Afib,target_lqts", "0,a,39.9,M,0,", "1,b,40,F,1,1", "2,b,75,F,1,0", "3,c,,,0,0"]
     (folder / "records.csv").write_text("\n".join(rows) + "\n")
-    prepare(folder / "d", [Source("mine", "wfdb", folder)], Settings(), progress=False)
+    prepare(folder / "d", [Source("mine", "wfdb", folder)], DatasetSettings(), progress=False)
     return folder / "d"
 
 

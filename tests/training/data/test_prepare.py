@@ -20,7 +20,7 @@ from agent.core.ecg import LEADS
 from agent.core.labels import index_of
 from agent.core.preprocessing import Preprocessing
 from agent.simulator.demonstration import DEMONSTRATION
-from training.data import FORMATS, Recording, Settings, Source, WindowTable, prepare
+from training.data import FORMATS, DatasetSettings, Recording, Source, WindowTable, prepare
 from training.data.describe import describe
 from training.data.recording import Pending
 from training.data.store import TABLE
@@ -28,8 +28,7 @@ from training.data.store import TABLE
 Write = Callable[..., object]
 
 COMMAND = (
-    "import sys; import training.data.store as store; store.SHARD_BYTES = 300_000; "
-    "from training.commands.data import app; app()"
+    "import sys; import training.data.store as store; store.SHARD_BYTES = 300_000; from training.cli import app; app()"
 )
 """The real command, with shards so small that there are many."""
 
@@ -102,7 +101,7 @@ def test_killed_at_any_moment_it_ends_up_the_same(archive: Path, tmp_path: Path)
 
 
 def test_every_recording_comes_to_its_end(archive: Path, tmp_path: Path) -> None:
-    outcome = prepare(tmp_path, [Source("mine", "wfdb", archive)], Settings(), progress=False)
+    outcome = prepare(tmp_path, [Source("mine", "wfdb", archive)], DatasetSettings(), progress=False)
     assert outcome == {"used": 56, "unreadable": 2, "flat": 1, "duplicate": 1}
     with sqlite3.connect(tmp_path / TABLE) as database:
         rejected = database.execute("SELECT record, reason, detail FROM rejected ORDER BY record").fetchall()
@@ -142,7 +141,7 @@ def test_a_person_under_two_names_is_held_out_where_either_is(
     demo = DEMONSTRATION[0].patient
     monkeypatch.setattr(Source, "pseudonym", lambda _, identifier: identifier)
     (archive / "records.csv").write_text(f"record,patient\n1,first\n2,{demo}\n3,first\n")
-    prepare(tmp_path / "d", [Source("a", "wfdb", archive)], Settings(), progress=False)
+    prepare(tmp_path / "d", [Source("a", "wfdb", archive)], DatasetSettings(), progress=False)
     table = WindowTable.open(tmp_path / "d")
     assert table.record.tolist() == ["1", "3"]
     assert table.held_out.all()
@@ -155,8 +154,8 @@ def test_reports_fill_only_what_the_source_leaves_unknown(tmp_path: Path, write_
     (archive / "records.csv").write_text("record,report,Afib\n1,Vorhofflimmern. Linksschenkelblock.,0\n2,,\n")
     source = Source("a", "wfdb", archive)
     with_reports, without = tmp_path / "with", tmp_path / "without"
-    prepare(with_reports, [source], Settings(labels_from_reports=True), progress=False)
-    prepare(without, [source], Settings(), progress=False)
+    prepare(with_reports, [source], DatasetSettings(labels_from_reports=True), progress=False)
+    prepare(without, [source], DatasetSettings(), progress=False)
     af, lbbb = index_of("Afib"), index_of("Left bundle branch block")
     assert WindowTable.open(with_reports).labels[:, [af, lbbb]].tolist() == [[0, 1], [-1, -1]]
     assert WindowTable.open(without).labels[:, [af, lbbb]].tolist() == [[0, -1], [-1, -1]]
@@ -172,7 +171,7 @@ def test_nothing_usable_is_an_empty_dataset(tmp_path: Path, make_recording: Call
         read = FORMATS["wfdb"].read
         both = replace(FORMATS["wfdb"], read=lambda source: chain(read(source), [pending]))
         patch.setitem(FORMATS, "wfdb", both)
-        assert prepare(tmp_path / "d", [source], Settings(), progress=False) == {"unreadable": 1, "invalid": 1}
+        assert prepare(tmp_path / "d", [source], DatasetSettings(), progress=False) == {"unreadable": 1, "invalid": 1}
     table = WindowTable.open(tmp_path / "d")
     assert len(table) == 0
     assert table.batch(np.array([], np.int64))[0].shape == (0, 12, 2500)
@@ -184,19 +183,19 @@ def test_a_mistake_in_the_owner_s_table_ends_the_run(tmp_path: Path, write_recor
     write_record(tmp_path / "a" / "1")
     (tmp_path / "a" / "records.csv").write_text("record,Afib\n1,yes\n")
     with pytest.raises(ValueError, match="write 1, 0 or nothing"):
-        prepare(tmp_path / "d", [Source("a", "wfdb", tmp_path / "a")], Settings(), progress=False)
+        prepare(tmp_path / "d", [Source("a", "wfdb", tmp_path / "a")], DatasetSettings(), progress=False)
 
 
 def test_other_settings_or_sources_are_refused(archive: Path, tmp_path: Path) -> None:
     source = Source("mine", "wfdb", archive / "g2")
-    short = Settings(Preprocessing(seconds=5.0, rate=100.0, gain=1.0), step=2.5)
+    short = DatasetSettings(Preprocessing(seconds=5.0, rate=100.0, gain=1.0), step=2.5)
     prepare(tmp_path, [source], short, progress=False)
     table = WindowTable.open(tmp_path)
     x, _ = table.batch(np.arange(3))
     assert x.shape == (3, 12, 500)
     assert table.start[:4].tolist() == [0, 2.5, 5, 0]
     with pytest.raises(ValueError, match="other sources or settings"):
-        prepare(tmp_path, [source], Settings(), progress=False)
+        prepare(tmp_path, [source], DatasetSettings(), progress=False)
     with pytest.raises(ValueError, match="other sources or settings"):
         prepare(tmp_path, [Source("other", "wfdb", archive / "g2")], short, progress=False)
 
@@ -204,12 +203,12 @@ def test_other_settings_or_sources_are_refused(archive: Path, tmp_path: Path) ->
 def test_what_cannot_be_prepared_is_one_sentence(tmp_path: Path) -> None:
     here = Source("a", "wfdb", tmp_path)
     for sources, settings, sentence in (
-        ([here, here], Settings(), "two sources are called 'a'"),
-        ([Source("a", "xyz", tmp_path)], Settings(), "there is no format 'xyz'"),
-        ([here], Settings(step=0), "more than 0 s"),
-        ([here], Settings(Preprocessing()), "gain 1"),
+        ([here, here], DatasetSettings(), "two sources are called 'a'"),
+        ([Source("a", "xyz", tmp_path)], DatasetSettings(), "there is no format 'xyz'"),
+        ([here], DatasetSettings(step=0), "more than 0 s"),
+        ([here], DatasetSettings(Preprocessing()), "gain 1"),
     ):
         with pytest.raises(ValueError, match=sentence):
             prepare(tmp_path / "d", sources, settings)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        prepare(tmp_path / "d", [Source("a", "wfdb", tmp_path / "none")], Settings())
+        prepare(tmp_path / "d", [Source("a", "wfdb", tmp_path / "none")], DatasetSettings())

@@ -17,7 +17,7 @@ from agent.core.leads import LEAD_INDEX, derive
 from agent.core.preprocessing import Preprocessing, prepare
 from agent.core.windows.windower import Windower, WindowingSettings
 from agent.sources.replay import bed_of, wfdb_samples
-from training.data import Settings, Source, WindowTable, evidence_counts
+from training.data import DatasetSettings, Source, WindowTable, evidence_counts
 from training.data.prepare import prepare as prepare_dataset
 from training.data.prepare import recordings
 from training.data.recording import Recording
@@ -31,7 +31,9 @@ STEP = 5.1e-4
 def dataset(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
     names = {"cinc2021_mix": "cinc2021", "cpsc2021_af": "cpsc2021"}
-    prepare_dataset(folder, [Source(name, f, data_dir / name) for name, f in names.items()], Settings(), progress=False)
+    prepare_dataset(
+        folder, [Source(name, f, data_dir / name) for name, f in names.items()], DatasetSettings(), progress=False
+    )
     return folder
 
 

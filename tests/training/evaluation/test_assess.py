@@ -12,11 +12,11 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 from training.evaluation.assess import assess, curves, population
 from training.evaluation.cases import Cases
 from training.evaluation.metrics import OVERALL
-from training.evaluation.study import Settings, Study
+from training.evaluation.study import Study, StudySettings
 from training.evaluation.thresholds import Rule, Thresholds, choose
 
 Simulate = Callable[..., Cases]
-QUICK = Settings(model="test", resamples=150)
+QUICK = StudySettings(model="test", resamples=150)
 
 
 @pytest.fixture(scope="module")

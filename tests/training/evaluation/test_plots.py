@@ -11,12 +11,12 @@ from defusedxml import ElementTree
 from training.evaluation import plots
 from training.evaluation.assess import assess
 from training.evaluation.cases import Cases
-from training.evaluation.study import Settings, Study
+from training.evaluation.study import Study, StudySettings
 
 
 @pytest.fixture(scope="module")
 def study(simulate: Callable[..., Cases]) -> Study:
-    return assess(simulate(400), Settings(resamples=20), validation=simulate(400, 8, prefix="v"))
+    return assess(simulate(400), StudySettings(resamples=20), validation=simulate(400, 8, prefix="v"))
 
 
 @pytest.mark.parametrize("draw", [plots.roc, plots.pr, plots.reliability])

@@ -30,7 +30,7 @@ from training.evaluation.report import (
     write,
 )
 from training.evaluation.resources import NO_COUNTER, Latency, Resources
-from training.evaluation.study import Settings, Study
+from training.evaluation.study import Study, StudySettings
 
 VOID = {"meta", "br", "circle", "line", "path", "use", "rect"}
 COST = Resources(
@@ -78,7 +78,7 @@ def study(simulate: Callable[..., Cases]) -> Study:
     cases, validation = simulate(500), simulate(400, 8, prefix="v", sharpness=1.5)
     truth = cases.truth.copy()
     truth[:, 3] = np.where(np.arange(500) == 7, 1, 0)  # one positive record: not evaluable
-    return assess(replace(cases, truth=truth), Settings(resamples=60), validation=validation, resources=COST)
+    return assess(replace(cases, truth=truth), StudySettings(resamples=60), validation=validation, resources=COST)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_it_says_what_it_must(page: Page) -> None:
 def test_a_name_cannot_break_the_page(simulate: Callable[..., Cases]) -> None:
     names = ("<script>alert(1)</script>", "a & b", "x $\\alpha$ | y", "d", "e", "f")
     cases = replace(simulate(300), names=names, source=np.full(300, "<b>"))
-    study = assess(cases, Settings(model="</title><script>", resamples=30))
+    study = assess(cases, StudySettings(model="</title><script>", resamples=30))
     page = Page(html(study))
     assert page.open == []
     tags = {tag for tag, _ in page.elements}
@@ -158,7 +158,7 @@ def test_bare_predictions_make_a_report_too(simulate: Callable[..., Cases]) -> N
     """No validation, no age, no sex, one source, and not one output with enough patients."""
     cases = simulate(40, per_patient=20)
     bare = replace(cases, sex=np.full(40, ""), age=np.full(40, np.nan, np.float32), source=np.full(40, "one"))
-    study = assess(bare, Settings(resamples=20))
+    study = assess(bare, StudySettings(resamples=20))
     assert study.evaluated == []
     page = Page(html(study))
     assert page.open == []

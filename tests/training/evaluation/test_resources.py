@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from training.evaluation.resources import NO_COUNTER, Rapl, energy_counter, latency, macs, measure, parameters
-from training.models.sl import DeepECGSL, released
-from training.models.ssl import DeepECGSSL, SSLConfig
+from training.models.kinds import SSLConfig, released
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL
 
 
 class Attention(nn.Module):

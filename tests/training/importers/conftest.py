@@ -18,8 +18,9 @@ import pytest
 import torch
 from torch import nn
 
-from training.models.sl import Block, DeepECGSL, SLConfig
-from training.models.ssl import Codebook, DeepECGSSL, Pretraining, SSLConfig
+from training.models.kinds import Block, Codebook, SLConfig, SSLConfig
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL, Pretraining
 
 SL_BLOCKS = (Block(8, 3), Block(12, 5, 2), Block(12, 5), Block(16, 3, 2, 24))
 TINY_SSL = SSLConfig(5, 12, (16,) * 4, 32, 2, 4, 64, 16, 4)

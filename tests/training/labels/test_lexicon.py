@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from training.defaults import LANGUAGES
 from training.labels.findings import FINDINGS
-from training.labels.lexicon import LANGUAGES, alternatives, compiled, corrected, languages_of, lexicon, pattern
+from training.labels.lexicon import alternatives, compiled, corrected, languages_of, lexicon, pattern
 from training.labels.text import fold, folded
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.models.sl import DeepECGSL, config_from_state, released, sl_from_state
+from training.models.kinds import released
+from training.models.sl import DeepECGSL, config_from_state, sl_from_state
 
 TOLERANCE = 1e-5
 """Of logits in fp32, times the largest logit. Between fp32 and the stored fp64 outputs, 6e-6 is what rounding makes."""

@@ -13,12 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.models.sl import DeepECGSL, released
+from training.models.kinds import Codebook, SSLConfig, released
+from training.models.sl import DeepECGSL
 from training.models.ssl import (
-    Codebook,
     DeepECGSSL,
     Pretraining,
-    SSLConfig,
     config_from_state,
     encoder_state,
     mean_over_time,

@@ -19,8 +19,9 @@ from torch import nn
 from agent.core.labels import LABEL_NAMES, SSL_ORDER, index_of
 from agent.core.preprocessing import Preprocessing
 from training.models import weights
-from training.models.sl import Block, DeepECGSL, SLConfig
-from training.models.ssl import Codebook, DeepECGSSL, Pretraining, SSLConfig
+from training.models.kinds import Block, Codebook, SLConfig, SSLConfig
+from training.models.sl import DeepECGSL
+from training.models.ssl import DeepECGSSL, Pretraining
 from training.models.weights import ModelConfig, Network, Provenance, config_of, load_network, read_config, save_network
 
 BLOCKS = (Block(8, 3), Block(12, 5, 2), Block(16, 3, 2, 24))

@@ -18,9 +18,10 @@ from agent.core.preprocessing import Preprocessing
 from training.data import WindowTable
 from training.evaluation.alerts import Persistence, Replay
 from training.evaluation.evidence import Score
+from training.models.kinds import DIAGNOSES, TASKS
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL
-from training.models.weights import DIAGNOSES, TASKS, Provenance, config_of
+from training.models.weights import Provenance, config_of
 from training.publish.contents import (
     golden_windows,
     identity_of,
@@ -33,8 +34,8 @@ from training.publish.contents import (
     training_of,
     training_of_model,
 )
-from training.train.augment import POLICIES, LeadPolicy, kept_leads
-from training.train.recipes import TINY, smoke
+from training.train.augment import POLICIES, kept_leads
+from training.train.recipes import TINY, LeadPolicy, smoke
 
 RULE = Replay(
     threshold=0.8,

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from agent.core.ecg import FloatArray
 from training.data import WindowTable
+from training.models.kinds import SSLConfig
 from training.models.sl import DeepECGSL, sl_from_state
-from training.models.ssl import DeepECGSSL, SSLConfig
+from training.models.ssl import DeepECGSSL
 from training.publish.export import OPSET, Network, convert, export, onnx_from, openvino_from, samples_of
 from training.publish.serving_form import Classifier
 from training.train.recipes import SMALL, TINY, smoke

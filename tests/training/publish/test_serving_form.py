@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.models.sl import Block, DeepECGSL, SLConfig, released, sl_from_state
-from training.models.ssl import Codebook, DeepECGSSL, Pretraining, SSLConfig, mean_over_time, ssl_from_state
+from training.models.kinds import Block, Codebook, SLConfig, SSLConfig, released
+from training.models.sl import DeepECGSL, sl_from_state
+from training.models.ssl import DeepECGSSL, Pretraining, mean_over_time, ssl_from_state
 from training.publish.serving_form import Serving, ServingSSL, serving_form
 from training.train.recipes import SMALL, TINY
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from agent.core.ecg import LEADS, Lead
-from training.train.augment import CHEST, LIMB, POLICIES, LeadPolicy, disturb, kept_leads, reduce_leads
+from training.train.augment import CHEST, LIMB, POLICIES, disturb, kept_leads, reduce_leads
+from training.train.recipes import LeadPolicy
 
 II = LEADS.index(Lead.II)
 

@@ -10,7 +10,7 @@ import torch
 
 from agent.core.labels import index_of
 from training.data import WindowTable
-from training.train.batches import PretrainingBatches, SupervisedBatches, ahead, rows_of
+from training.train.batches import PretrainingBatches, SupervisedBatches, prefetched, rows_of
 from training.train.distributed import Ranks
 from training.train.recipes import TINY, Recipe, smoke, smoke_pretrain
 from training.train.sampling import Shuffled
@@ -65,16 +65,16 @@ def test_two_halves_of_a_recording_follow_each_other(small_table: WindowTable) -
     windows, _ = small_table.batch(index)
     np.testing.assert_array_equal(batch["x"][0::2], windows[:, :, :250])
     np.testing.assert_array_equal(batch["x"][1::2], windows[:, :, 250:])
-    hidden = batch["hidden"].sum(1)
-    assert batch["hidden"].shape == (8, 15)
-    assert (hidden == hidden[0]).all()
+    mask = batch["mask"].sum(1)
+    assert batch["mask"].shape == (8, 15)
+    assert (mask == mask[0]).all()
 
 
 def test_segments_lose_leads_by_themselves_and_ranks_share_the_masks(small_table: WindowTable) -> None:
     recipe = replace(smoke_pretrain(), batch=16)
     whole = pretraining(small_table, recipe)(0, 0)
     left, right = (pretraining(small_table, recipe, Ranks(rank, 2))(0, 0) for rank in range(2))
-    assert torch.equal(torch.cat([left["hidden"], right["hidden"]]), whole["hidden"])
+    assert torch.equal(torch.cat([left["mask"], right["mask"]]), whole["mask"])
     assert left["seed"] != right["seed"]
     there = whole["x"].abs().amax(-1) > 0
     assert (there[0::2] != there[1::2]).any(), "each segment has leads of its own"
@@ -83,8 +83,8 @@ def test_segments_lose_leads_by_themselves_and_ranks_share_the_masks(small_table
 
 def test_the_next_batch_is_the_right_one(small_table: WindowTable) -> None:
     batches = supervised(small_table)
-    made = list(ahead(batches, 2, 5, 1, CPU))
+    made = list(prefetched(batches, 2, 5, 1, CPU))
     assert len(made) == 3
     for step, micro_batches in enumerate(made, start=2):
         assert torch.equal(micro_batches[0]["x"], batches(step, 0)["x"])
-    assert list(ahead(batches, 3, 3, 1, CPU)) == []
+    assert list(prefetched(batches, 3, 3, 1, CPU)) == []

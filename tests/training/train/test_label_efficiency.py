@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from training.data import WindowTable
-from training.models.weights import DIAGNOSES
+from training.models.kinds import DIAGNOSES
+from training.train.folds import split_of
 from training.train.label_efficiency import (
     Arm,
     Cell,
@@ -20,7 +21,7 @@ from training.train.label_efficiency import (
     table_of,
 )
 from training.train.recipes import smoke, smoke_fine_tune, smoke_pretrain
-from training.train.run import network_of, split_of
+from training.train.run import network_of
 from training.train.tasks import truth_of
 
 

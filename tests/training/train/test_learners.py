@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from training.models.kinds import Codebook
 from training.models.sl import DeepECGSL
-from training.models.ssl import Codebook, DeepECGSSL, Pretraining
+from training.models.ssl import DeepECGSSL, Pretraining
 from training.train.learners import SelfSupervised, Supervised, head_of
-from training.train.masking import Masking
-from training.train.recipes import TINY, smoke
+from training.train.recipes import TINY, Masking, smoke
 
 
 def sl() -> DeepECGSL:
@@ -57,11 +57,11 @@ def test_pretraining_repeats_itself_and_cools() -> None:
     learner = SelfSupervised(net, Masking(span=4, negatives=5), (2.0, 0.5, 0.5))
     assert [learner.gumbel(step) for step in range(4)] == [2.0, 1.0, 0.5, 0.5]
     generator = torch.Generator().manual_seed(2)
-    hidden = torch.zeros(4, 15, dtype=torch.bool)
-    hidden[:, 3:11] = True
+    mask = torch.zeros(4, 15, dtype=torch.bool)
+    mask[:, 3:11] = True
     step: dict[str, Any] = {
         "x": torch.randn(4, 12, 250, generator=generator),
-        "hidden": hidden,
+        "mask": mask,
         "seed": torch.tensor(7),
     }
     found = []

@@ -18,9 +18,10 @@ from torch import nn
 from agent.core.labels import index_of
 from training.data import WindowTable
 from training.train.checkpoint import load
+from training.train.folds import Split, split_of
 from training.train.loop import Outcome, copy_of, fit, learning_rate
 from training.train.recipes import Optimiser, Recipe, smoke, smoke_fine_tune, smoke_pretrain
-from training.train.run import CHECKPOINT, Split, network_of, run, split_of
+from training.train.run import CHECKPOINT, network_of, run
 
 RECIPE = replace(smoke(), short_seconds=1.0)
 
@@ -190,8 +191,9 @@ import numpy as np
 from pathlib import Path
 from training.data import WindowTable
 from training.train.distributed import ranks
+from training.train.folds import Split
 from training.train.recipes import smoke_pretrain
-from training.train.run import Split, run
+from training.train.run import run
 
 rng = np.random.default_rng(0)
 table = WindowTable.in_memory(

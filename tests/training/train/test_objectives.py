@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from training.models.ssl import Codebook, Pretraining, pretraining_from_state
+from training.models.kinds import Codebook
+from training.models.ssl import Pretraining, pretraining_from_state
 from training.train.objectives import LOSSES, bce, bce_positives, cmsc, focal, mse, perplexity, pretraining_loss
 from training.train.recipes import TINY
 
@@ -108,11 +109,11 @@ def test_half_precision_does_not_blur_what_is_compared() -> None:
     net = Pretraining(TINY, Codebook(2, 8, 6, 12))
     net.initialise(torch.Generator().manual_seed(0))
     x = torch.randn(6, 12, 1250, generator=torch.Generator().manual_seed(1))
-    hidden = torch.zeros(6, 78, dtype=torch.bool)
-    hidden[:, 20:60] = True
+    mask = torch.zeros(6, 78, dtype=torch.bool)
+    mask[:, 20:60] = True
     negatives = torch.randint(40, (6, 40, 30), generator=torch.Generator().manual_seed(2))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        out = net.eval().pretrain(x, hidden, negatives, 2.0)
+        out = net.eval().pretrain(x, mask, negatives, 2.0)
         loss = cmsc(out.context.mean(1))
     assert out.logits.dtype == loss.dtype == torch.float32
     finite = out.logits[torch.isfinite(out.logits)]

@@ -7,9 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.models.sl import SLConfig, released
-from training.models.ssl import SSLConfig
-from training.models.weights import DIAGNOSES
+from training.models.kinds import DIAGNOSES, SLConfig, SSLConfig, released
 from training.train.recipes import RECIPES, SMALL, demo, smoke, smoke_pretrain
 from training.train.run import network_of
 from training.train.tasks import outputs_of

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from training.data import WindowTable
-from training.models.sl import DeepECGSL, SLConfig
+from training.models.kinds import SLConfig
+from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL, Pretraining, encoder_state
 from training.models.weights import load_network, read_config
+from training.train.folds import split_of
 from training.train.learners import head_of
 from training.train.recipes import TINY, smoke, smoke_fine_tune, smoke_pretrain
-from training.train.run import MODEL, network_of, outputs, run, split_of, start_from_prevalence, steps_of
+from training.train.run import MODEL, network_of, outputs, run, start_from_prevalence, steps_of
 
 
 @pytest.mark.parametrize("test", [None, 0, 1, 2])

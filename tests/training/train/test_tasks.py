@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from training.data import WindowTable
-from training.models.weights import DIAGNOSES
+from training.models.kinds import DIAGNOSES
 from training.train.tasks import fit_of, is_known, outputs_of, truth_of
 
 

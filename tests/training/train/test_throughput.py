@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.models.ssl import SSLConfig
+from training.models.kinds import SSLConfig
 from training.train.recipes import TINY, smoke, smoke_fine_tune, smoke_pretrain
 from training.train.throughput import matrix_peak, throughput
 

@@ -10,7 +10,7 @@ import pytest
 
 from agent.core.ecg import Lead
 from agent.simulator.ecg import INDEPENDENT, Rhythm, synthesize
-from training.data import Settings, WindowTable, prepare
+from training.data import DatasetSettings, WindowTable, prepare
 from training.data.readers.muse import read, recognise
 from training.data.recording import Recording, Source
 
@@ -79,7 +79,7 @@ def test_nothing_of_the_person_enters_the_dataset(tmp_path: Path, counts: np.nda
     write(tmp_path / "in" / "MÜLLER_ERIKA_0004711.xml", counts)
     (tmp_path / "in" / "damaged_ERIKA.xml").write_text("<RestingECG><PatientLastName>Müller")
     (tmp_path / "in" / "records.csv").write_text("record,target_lvef\nMÜLLER_ERIKA_0004711,38\n")
-    prepare(tmp_path / "d", [Source("muse", "muse", tmp_path / "in")], Settings(), progress=False)
+    prepare(tmp_path / "d", [Source("muse", "muse", tmp_path / "in")], DatasetSettings(), progress=False)
     written = b"".join(path.read_bytes() for path in (tmp_path / "d").rglob("*") if path.is_file())
     for secret in ("MÜLLER", "Müller", "ERIKA", "Erika", "4711", "1962", "03-04"):
         assert secret.encode() not in written, secret
