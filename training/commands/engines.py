@@ -134,7 +134,7 @@ def compile_command(
         raise ValueError(f"name the dataset of {places[0]}: --dataset")
     contents = replace(contents, limits=gate, keep_weights=weights)
     family = family_of(contents.net)
-    asked = once([asked_from(text, family) for text in engine]) if engine else defaults(family)
+    asked = once([asked_from(text) for text in engine]) if engine else defaults(family)
     compared_on = data or dataset
     table = WindowTable.open(compared_on) if compared_on is not None else None
 
