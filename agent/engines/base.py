@@ -20,7 +20,19 @@ class EngineError(DeepECGError):
 
 
 class Backend(Protocol):
-    """One compiled form of the network, on one device, ready to serve."""
+    """One compiled form of the network, on one device, ready to serve.
+
+    What an answer may depend on: the window, the engine's files, its library and the processor or GPU. Never on what
+    other windows hold, which row of the batch it has, or what was computed before.
+
+    - On the processor (openvino) it does not depend on how many they are either: each is computed alone, and the same
+      window has the same answer bit for bit, whatever the batch and however many threads.
+    - On a GPU (tensorrt, tensorrt-rtx, torch-cuda) the windows that wait are padded with silence to the next of the
+      engine's batch sizes, and each size has kernels of its own, which may add in another order. So the same window's
+      answers in two sizes may differ by the rounding of the engine's precision (f32 about 1e-6 of a probability, bf16
+      and f16 up to 1e-3). The bundle's gate bounds it: parity is measured for one window alone and for a full batch
+      (`agent.engines.local.rebuild`), and so is the self-test at each start.
+    """
 
     @property
     def name(self) -> str:

@@ -130,7 +130,7 @@ def build(
         source: The network in f32.
         flavour: Of the engine.
         precision: One of `PRECISIONS` of the flavour.
-        batches: Batch sizes, ascending; none: `BUCKETS` on a GPU, one window at a time on the processor.
+        batches: Batch sizes on a GPU, ascending; none: `BUCKETS`. The processor computes window by window.
         capabilities: Compute capabilities, as ``8.9``, that a tensorrt-rtx engine is for; none: all it knows from 8.0.
         progress: Told where it is.
 
@@ -143,7 +143,7 @@ def build(
     tell = progress or (lambda _phase, _share: None)
     match flavour:
         case "openvino":
-            files = _openvino(source, precision, tell)
+            batches, files = (), _openvino(source, precision, tell)
             features = ("avx512_bf16",) if precision == "bf16" else ()
             target = Target(kind="cpu", cpu_features=features)
         case "torch-cuda":

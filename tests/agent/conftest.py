@@ -29,6 +29,7 @@ from agent.core.preprocessing import Preprocessing, prepare
 from agent.engines.bundles.bundle import Bundle, open_bundle
 from agent.engines.bundles.signing import sign, write_public_key
 from agent.engines.settings import EngineSettings
+from agent.ops.metrics import Metrics
 
 
 class Mosquitto:
@@ -245,3 +246,25 @@ def publisher(ward_network: Path, tmp_path: Path) -> Publisher:
     folder.mkdir()
     write_public_key(folder / "publisher.pub", key.public_key())
     return Publisher(ward_network, folder, key, folder / "publisher.pub")
+
+
+# ---- what was counted --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def sample() -> Callable[..., float]:
+    """``sample(metrics, name, **labels)``: a metric's value; zero of labels that nothing was counted for yet.
+
+    Fails where there is no such metric, or none of such labels: a renamed one does not pass for zero.
+    """
+
+    def value(metrics: Metrics, name: str, **labels: str) -> float:
+        found = metrics.registry.get_sample_value(name, labels)
+        if found is not None:
+            return found
+        collector = metrics.registry._names_to_collectors.get(name)
+        assert collector is not None, f"there is no metric {name}"
+        assert {*collector._labelnames} == {*labels}, f"{name} has the labels {collector._labelnames}"
+        return 0.0
+
+    return value

@@ -1,11 +1,11 @@
-"""Is anything lost when the engine is swapped every two seconds under load? Through the real line, with alerts::
+"""Is anything lost when the engine is exchanged every two seconds under load? Through the real line, with alerts::
 
 nice -n 5 python tests/benchmarks/bench_swap.py --seconds 300
 
 A ward of the generator's beds, whose rhythm turns every two and a half minutes so that alerts open and close, is played
-much faster than it would run; the engine of the shipped bundle is opened, tested and exchanged again and again. Then
-the same seconds are played without swaps. Prints JSON: every window must have one prediction, in order and the same to
-1e-5, and the alerts must be the same.
+much faster than it would run; the engine of the shipped bundle is opened, tested and promoted again and again, as a
+rollout does it. Then the same seconds are played without. Prints JSON: every window must have one prediction, in order
+and the same bit for bit, and the alerts must be the same.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ async def play(
         async def swap() -> None:
             while swap_every:
                 began = time.monotonic()
-                await batcher.swap(bundle.manifest.name, opener)
+                await batcher.shadow(bundle.manifest.name, opener)
+                batcher.exchange(bundle.manifest.name)
+                batcher.unshadow(bundle.manifest.name)
                 swaps.append(time.monotonic() - began)
                 await asyncio.sleep(max(0.0, began + swap_every - time.monotonic()))
 

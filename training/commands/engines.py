@@ -121,7 +121,8 @@ def compile_command(
     from training.publish.engines import compile_all, publish, sources_of
 
     signer = private_key(key, passphrase_file) if key is not None else None  # a wrong one is known before the work
-    contents = replace(_contents(places, network, identity), limits=_limits(limits), keep_weights=weights)
+    gate = _limits(limits)  # what cannot be is said before the work
+    contents = replace(_contents(places, network, identity), limits=gate, keep_weights=weights)
     asked = _asked(contents, engine)
     compared_on = comparison.data or network.dataset
     table = WindowTable.open(compared_on) if compared_on is not None else None

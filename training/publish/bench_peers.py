@@ -81,7 +81,7 @@ def write_bundle(name: str, folder: Path) -> dict[str, object]:
         readme="",
         keep_weights=False,
     )
-    asked = [asked_from(text, config.family) for text in ENGINES]
+    asked = [asked_from(text) for text in ENGINES]
     source = sources_of(exported(contents), onnx=True)
     built, _ = compile_all(source, asked, drop_failing=True, progress=False)
     built = [one for one in built if not misfit(one.entry(Parity()), this_machine())]  # bf16 asks for AVX-512

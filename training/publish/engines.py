@@ -43,8 +43,8 @@ class Asked:
         return f"{self.flavour}-{self.precision}"
 
 
-def asked_from(text: str, family: Family) -> Asked:
-    """``FLAVOUR-PRECISION[:BATCH,BATCH …]``; on the processor DeepECG-SL has batches of one and eight by default.
+def asked_from(text: str) -> Asked:
+    """``FLAVOUR-PRECISION[:BATCH,BATCH …]``; batches are a GPU's: the processor computes window by window.
 
     Raises:
         ValueError: it is none of ours.
@@ -61,18 +61,15 @@ def asked_from(text: str, family: Family) -> Asked:
     batches = tuple(sorted({int(size) for size in found["batches"].split(",")})) if found["batches"] else ()
     if batches and not 1 <= batches[0] <= batches[-1] <= MAX_BATCH:
         raise ValueError(f"--engine {text}: a batch has 1 to {MAX_BATCH} windows")
-    return Asked(cast(Flavour, flavour), cast(Precision, found["precision"]), batches or _batches(flavour, family))
-
-
-def _batches(flavour: str, family: Family) -> tuple[int, ...]:
-    """DeepECG-SL gains from batches on a processor; DeepECG-SSL fills its caches with one window."""
-    return (1, 8) if flavour == "openvino" and family == "sl" else ()
+    if batches and flavour == "openvino":
+        raise ValueError(f"--engine {text}: openvino computes window by window; leave the batches out")
+    return Asked(cast(Flavour, flavour), cast(Precision, found["precision"]), batches)
 
 
 def defaults(family: Family) -> tuple[Asked, ...]:
     """For processors, the fastest first; int8 weights where matrix products are most of the network."""
     precisions: tuple[Precision, ...] = ("bf16", "f32") if family == "sl" else ("int8w", "bf16", "f32")
-    return tuple(Asked("openvino", one, _batches("openvino", family)) for one in precisions)
+    return tuple(Asked("openvino", one) for one in precisions)
 
 
 def once(asked: Sequence[Asked]) -> tuple[Asked, ...]:
@@ -83,7 +80,7 @@ def once(asked: Sequence[Asked]) -> tuple[Asked, ...]:
     """
     names = [one.name for one in asked]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{twice[0]} is asked for twice; give all its batches at once, as {twice[0]}:1,8")
+        raise ValueError(f"{twice[0]} is asked for twice; give all its batches at once, as tensorrt-f16:1,8")
     return tuple(asked)
 
 

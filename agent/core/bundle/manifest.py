@@ -236,7 +236,8 @@ class Engine(Strict):
     """Names in the bundle; the first is the one to open."""
     target: Target = Target()
     batches: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
-    """The batch sizes that it was compiled for, ascending; empty: any."""
+    """The batch sizes that it was compiled for, ascending; empty: any. On the processor they do not matter: it computes
+    window by window."""
     parity: Parity = Parity()
 
     @model_validator(mode="after")

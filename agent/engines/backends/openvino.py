@@ -2,11 +2,13 @@
 
 Chosen by measurement (``deepecg-agent bench`` prints the numbers of the machine it runs on):
 
-- **Static shapes.** Every batch size not seen before would stall the line while it is compiled, and a dynamic shape
-  costs more than a batch gains. So the sizes are those of the manifest's ``batches``, compiled on entry, one window
-  alone by default. DeepECG-SL gains an eighth of its time in eights (bf16 3.5 to 3.1 ms a window), DeepECG-SSL, whose
-  one window is work enough for the processor's caches, a twentieth in bf16 and a fiftieth with int8 weights: it is
-  computed window by window. A batch is never padded. The answers are the same, bit for bit, in any company.
+- **One window, one request.** A kernel may add in another order in a batch of eight than for one window: with AMX a
+  bf16 probability moves by 5e-4 then, and a bed's answer would depend on how many others' windows happened to wait.
+  So every window is computed alone, by the one static shape (1, 12, T) that is compiled on entry, and its answer is
+  the same bit for bit in any company. That costs an eighth of DeepECG-SL's time in bf16 on one thread (1.8 ms a window
+  instead of 1.6 in eights), a twentieth or less in f32 and of DeepECG-SSL, whose one window is work enough for the
+  processor's caches; and on two threads, which then share a batch evenly, nothing. A start is faster, as one shape is
+  compiled instead of two.
 - **One stream of one thread each**, instead of threads that share one window: no thread waits for another, which on
   a machine that also serves feeds is worth more than the latency of a window computed alone.
 - **f32 is asked for by name**, because the library's own default is bf16 where the processor has it, which moves
@@ -20,7 +22,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -49,7 +51,7 @@ class OpenVinoEngine:
         self._entry = entry
         self._threads = threads
         self._cache = cache
-        self._requests: Mapping[int, tuple[InferRequest, ...]] = {}
+        self._requests: tuple[InferRequest, ...] = ()
 
     @property
     def name(self) -> str:
@@ -77,9 +79,7 @@ class OpenVinoEngine:
             model = self._read(openvino, core)
             if self._entry.precision == "int8w":
                 properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group(model)
-            self._requests = {
-                size: self._compile(core, model, size, properties) for size in sorted({1, *self._entry.batches})
-            }
+            self._requests = self._compile(core, model, properties)
         except RuntimeError as error:
             first_line = str(error).strip().splitlines()[-1]
             raise EngineError(
@@ -92,30 +92,29 @@ class OpenVinoEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         """Give the library's memory back."""
-        self._requests = {}
+        self._requests = ()
 
     def infer(self, x: FloatArray) -> FloatArray:
         """Probabilities (B, n_labels) of prepared windows (B, 12, rate * seconds)."""
         tensor = openvino_library().Tensor
         x = np.require(x, np.float32, ("C", "W"))  # as the library shares memory; a copy only where it is neither
         out = np.empty((len(x), len(self._bundle.manifest.labels)), np.float32)
-        idle = {size: deque(requests) for size, requests in self._requests.items()}
-        busy = deque[tuple[slice, int, InferRequest]]()
+        idle, busy = deque(self._requests), deque[tuple[int, InferRequest]]()
 
         def collect() -> None:
-            done, size, request = busy.popleft()
+            row, request = busy.popleft()
             request.wait()
-            out[done] = request.get_output_tensor(0).data
-            idle[size].append(request)
+            out[row] = request.get_output_tensor(0).data[0]
+            idle.append(request)
 
-        for part, size in _parts(len(x), tuple(self._requests), self._threads):
-            if len(busy) == self._threads:
+        for row in range(len(x)):
+            if not idle:
                 collect()
-            request = idle[size].popleft()
+            request = idle.popleft()
             # The request reads the caller's memory: safe, because all requests have ended before `infer` returns.
-            request.set_input_tensor(tensor(x[part], shared_memory=True))
+            request.set_input_tensor(tensor(x[row : row + 1], shared_memory=True))
             request.start_async()
-            busy.append((part, size, request))
+            busy.append((row, request))
         while busy:
             collect()
         return out
@@ -151,32 +150,18 @@ class OpenVinoEngine:
             )
         return core.read_model(text, openvino.Tensor(np.frombuffer(weights[0], np.uint8)))
 
-    def _compile(self, core: Any, model: Model, size: int, properties: Mapping[str, Any]) -> tuple[InferRequest, ...]:
-        """Requests for so many windows of the manifest's length, one for each thread."""
-        model.reshape([size, *self._shape])
+    def _compile(self, core: Any, model: Model, properties: Mapping[str, Any]) -> tuple[InferRequest, ...]:
+        """Requests for one window of the manifest's length, one for each thread."""
+        model.reshape([1, *self._shape])
         (output,) = model.outputs
         labels = len(self._bundle.manifest.labels)
-        if tuple(output.shape) != (size, labels):
+        if tuple(output.shape) != (1, labels):
             raise EngineError(
-                f"{self._entry.files[0]} gives {tuple(output.shape)} instead of ({size}, {labels}) for {size} "
-                f"{'window' if size == 1 else 'windows'}; compile the bundle again."
+                f"{self._entry.files[0]} gives {tuple(output.shape)} instead of (1, {labels}) for one window; "
+                "compile the bundle again."
             )
         compiled = core.compile_model(model, "CPU", properties)
         return tuple(compiled.create_infer_request() for _ in range(self._threads))
-
-
-def _parts(n: int, sizes: Sequence[int], threads: int) -> Iterator[tuple[slice, int]]:
-    """Which of ``n`` windows make one request: the largest size of which every thread gets one, then the next.
-
-    ``sizes`` ascend and begin with 1, so nothing is padded.
-    """
-    first = 0
-    for size in reversed(sizes):
-        together = size * threads if size > 1 else 1
-        while n - first >= together:
-            for _ in range(together // size):
-                yield slice(first, first + size), size
-                first += size
 
 
 def _group(model: Model) -> int:

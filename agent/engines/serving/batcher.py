@@ -7,8 +7,8 @@ When it cannot keep up, further models wait before the first does, and each bed 
 The first model is what the agent is for: what goes wrong with its engine ends the process. What goes wrong with a
 further model's engine, or with one on trial, ends that model or trial, is said, and costs nothing else.
 
-An engine can be exchanged while it serves (`Batcher.swap`) and another be tried beside it (`Batcher.shadow`). Whether
-and when that is done is for others to decide.
+Another engine of a model can be tried beside the one that serves (`Batcher.shadow`) and change places with it between
+two batches (`Batcher.exchange`). Whether and when that is done is for others to decide.
 """
 
 from __future__ import annotations
@@ -217,31 +217,6 @@ class Batcher:
         self._answered.set()
 
     # Engines
-
-    async def swap(self, model: str, opener: Opener) -> str:
-        """Serve a model with another engine of it, from one batch to the next; the new engine's name.
-
-        The new one is opened and self-tested beside the one that serves and takes its place between two batches: no
-        window is lost, answered twice or out of order. Then the old one is closed. Swaps of one model wait for each
-        other. A model whose engine was lost is served again.
-
-        Raises:
-            EngineError: the new one does not open, in one sentence; the old one goes on.
-            KeyError: there is no such model.
-        """
-        served = self._models[model]
-        async with served.changing:
-            before = served.state().engine
-            try:
-                new = await self._open(served, opener)
-            except EngineError as error:
-                self._metrics.swaps.labels(model, "failed").inc()
-                log.warning("engine_not_swapped", model=served.manifest.model_id, engine=before, reason=str(error))
-                raise
-            self._serve(served, new)
-            self._metrics.swaps.labels(model, "done").inc()
-            log.info("engine_swapped", model=served.manifest.model_id, before=before, engine=new.name)
-            return new.name
 
     async def shadow(self, model: str, opener: Opener, *, stands_by: bool = False) -> Shadow:
         """Try another engine of a model on copies of its live windows; the comparisons, for one reader.

@@ -155,18 +155,9 @@ class Worker:
             self._changed.notify()
 
     def serve(self, name: str, lane: Lane, manifest: Manifest, engine: Engine) -> None:
-        """From the next batch on this engine computes a model's windows, in its lane or, if it has none, in this one.
-
-        The engine before it is retired.
-        """
+        """From the next batch on this engine computes a further model's windows, in a lane of their own."""
         with self._changed:
-            seat, known = self._seats.get(name), self._schedule.find(name)
-            if seat is None or known is None:
-                self._begin(name, lane, manifest, engine)
-            else:
-                old, seat.engine = seat.engine, engine
-                known.pace.restart(engine.seconds, time.monotonic())
-                self._retire(old)
+            self._begin(name, lane, manifest, engine)
 
     def shadow(
         self, name: str, of: str, lane: Lane, manifest: Manifest, engine: Engine, *, stands_by: bool = False

@@ -21,9 +21,10 @@ from agent.engines.base import Backend
 from agent.engines.bundles.bundle import Bundle
 from agent.engines.serving.batcher import Batcher
 from agent.engines.serving.model import Model
+from agent.engines.serving.queue import DropReason
 from agent.engines.serving.settings import ModelSettings, ServingSettings
 from agent.engines.settings import EngineSettings
-from agent.ops.metrics import Metrics
+from agent.ops.metrics import Metrics, totals
 
 WindowMaker = Callable[..., Window]
 PATIENT = ServingSettings(answer_within=60.0, expire_after=60.0)
@@ -121,8 +122,7 @@ async def run(
         reader.cancel()
     answers = {(p.model, p.window.bed, p.window.generation, p.window.start): p.probabilities for p in found}
     assert len(answers) == len(found), "a window was answered twice"
-    lost = metrics.registry.get_sample_value("deepecg_windows_dropped_total", {"reason": "overload"}) or 0.0
-    return answers, int(lost)
+    return answers, totals(metrics.windows_dropped).get(DropReason.OVERLOAD, 0)
 
 
 def windows(make_window: WindowMaker, bed: int, start: int, rate: float, chest: bool) -> Window:
@@ -131,14 +131,22 @@ def windows(make_window: WindowMaker, bed: int, start: int, rate: float, chest: 
     return replace(window, start=float(start), samples=samples, provenance=ALL if chest else CHEST_OFF)
 
 
-def check(
+@dataclass(frozen=True)
+class Compared:
+    """A ward's answers, held against those that each bed gets when it is alone, one window at a time, none lost."""
+
+    answers: int
+    lost: int
+    differ: tuple[Key, ...]
+
+
+def compare(
     bundle: Bundle,
     backend: Callable[[], Backend],
     steps: Sequence[Step],
     make_window: WindowMaker,
     **engine: Any,
-) -> tuple[int, int]:
-    """Every answer is what the bed gets when it is alone, one window at a time, with nothing lost; answers, losses."""
+) -> Compared:
     first, two, once = manifests(bundle)
 
     def models(often: bool) -> list[Model]:
@@ -158,13 +166,12 @@ def check(
         spacious = EngineSettings(queue_per_bed=64, max_batch=1)
         alone |= asyncio.run(run(models(True), slowly, make_window, spacious))[0]
     assert together.keys() <= alone.keys()
-    for key, found in together.items():
-        np.testing.assert_allclose(found, alone[key], rtol=0, atol=1e-5, err_msg=f"{key}")
     for name in ("two", "once"):
         patients = [key[:3] for key in together if key[0].startswith(name)]
         asked = sum(isinstance(step, Ask) for step in steps)
         assert name == "two" or len(patients) <= len(set(patients)) + asked
-    return len(together), lost
+    differ = tuple(key for key, found in together.items() if not np.array_equal(found, alone[key]))
+    return Compared(len(together), lost, differ)
 
 
 @given(STEPS, st.integers(1, 3), st.sampled_from((1, 3, 8)), st.sampled_from((2, 1024)))
@@ -178,7 +185,8 @@ def test_every_answer_is_the_one_that_the_bed_gets_alone(
     max_batch: int,
     queue: int,
 ) -> None:
-    check(bundle, lambda: engine, steps, make_window, queue_per_bed=per_bed, max_batch=max_batch, queue=queue)
+    settings = {"queue_per_bed": per_bed, "max_batch": max_batch, "queue": queue}
+    assert compare(bundle, lambda: engine, steps, make_window, **settings).differ == ()
 
 
 BUSY: list[Step] = [
@@ -192,9 +200,10 @@ BUSY: list[Step] = [
 
 
 def test_a_busy_ward_loses_windows_and_mixes_none(bundle: Bundle, engine: Backend, make_window: WindowMaker) -> None:
-    answers, lost = check(bundle, lambda: engine, BUSY, make_window, queue_per_bed=1, max_batch=4)
-    assert answers > 15
-    assert lost > 5
+    found = compare(bundle, lambda: engine, BUSY, make_window, queue_per_bed=1, max_batch=4)
+    assert found.differ == ()
+    assert found.answers > 15
+    assert found.lost > 5
 
 
 class Remembers:
@@ -242,8 +251,7 @@ class Aliases(Remembers):
 def test_a_network_with_a_memory_is_caught(
     bundle: Bundle, engine: Backend, make_window: WindowMaker, leak: type[Remembers]
 ) -> None:
-    """The check above is one that can fail."""
+    """The comparison above is one that can find something."""
     spacious = {"queue_per_bed": 64, "max_batch": 8}
-    check(bundle, lambda: engine, BUSY, make_window, **spacious)
-    with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        check(bundle, lambda: leak(engine), BUSY, make_window, **spacious)
+    assert compare(bundle, lambda: engine, BUSY, make_window, **spacious).differ == ()
+    assert len(compare(bundle, lambda: leak(engine), BUSY, make_window, **spacious).differ) > 5

@@ -20,6 +20,7 @@ from agent.engines.serving.worker import Answer
 from agent.ops.metrics import Metrics
 
 WindowMaker = Callable[..., Window]
+Sample = Callable[..., float]
 
 
 class _Backend:
@@ -44,11 +45,7 @@ def predicted(window: Window, by: str = "openvino-f32", completed: float = 101.0
     return Prediction(window, "small/1", by, np.full(3, 0.25, np.float32), completed)
 
 
-def value(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-def test_answers_are_counted_by_model_and_stage(bundle: Bundle, make_window: WindowMaker) -> None:
+def test_answers_are_counted_by_model_and_stage(bundle: Bundle, make_window: WindowMaker, sample: Sample) -> None:
     metrics = Metrics()
     model = served(bundle, metrics)
     windows = [make_window(bed=f"{i}", rate=1.0, received=100.0 - 2 * i) for i in range(3)]
@@ -56,20 +53,20 @@ def test_answers_are_counted_by_model_and_stage(bundle: Bundle, make_window: Win
     predictions = (predicted(windows[0]), predicted(windows[1]), None)
     found = model.answered(Answer("small", jobs, predictions, 100.5, 101.0, 0.125, 0.25, engine()))
     assert found == predictions[:2]
-    assert value(metrics, "deepecg_model_windows_total", model="small") == 2
-    assert value(metrics, "deepecg_model_windows_late_total", model="small") == 1, "three seconds, two allowed"
-    assert value(metrics, "deepecg_model_windows_dropped_total", model="small", reason="not_finite") == 1
-    assert value(metrics, "deepecg_windows_dropped_total", reason="not_finite") == 1
+    assert sample(metrics, "deepecg_model_windows_total", model="small") == 2
+    assert sample(metrics, "deepecg_model_windows_late_total", model="small") == 1, "three seconds, two allowed"
+    assert sample(metrics, "deepecg_model_windows_dropped_total", model="small", reason="not_finite") == 1
+    assert sample(metrics, "deepecg_windows_dropped_total", reason="not_finite") == 1
     for stage, count, total in (("queue", 3, 0.375 + 2.375 + 4.375), ("filter", 1, 0.125), ("inference", 1, 0.25)):
-        assert value(metrics, "deepecg_stage_seconds_count", model="small", stage=stage) == count
-        assert value(metrics, "deepecg_stage_seconds_sum", model="small", stage=stage) == total
-    assert value(metrics, "deepecg_stage_seconds_sum", model="small", stage="total") == 1.0 + 3.0
-    assert value(metrics, "deepecg_prediction_latency_seconds_count") == 2
-    assert value(metrics, "deepecg_inference_seconds_sum") == 0.375
-    assert value(metrics, "deepecg_batch_size_sum") == 3
+        assert sample(metrics, "deepecg_stage_seconds_count", model="small", stage=stage) == count
+        assert sample(metrics, "deepecg_stage_seconds_sum", model="small", stage=stage) == total
+    assert sample(metrics, "deepecg_stage_seconds_sum", model="small", stage="total") == 1.0 + 3.0
+    assert sample(metrics, "deepecg_prediction_latency_seconds_count") == 2
+    assert sample(metrics, "deepecg_inference_seconds_sum") == 0.375
+    assert sample(metrics, "deepecg_batch_size_sum") == 3
 
 
-def test_a_further_model_s_numbers_are_its_own(bundle: Bundle, make_window: WindowMaker) -> None:
+def test_a_further_model_s_numbers_are_its_own(bundle: Bundle, make_window: WindowMaker, sample: Sample) -> None:
     """What is known of windows, drops and latencies by their old names stays the first model's."""
     metrics = Metrics()
     model = served(bundle, metrics, ModelSettings(bundle="x", once=True))
@@ -78,11 +75,11 @@ def test_a_further_model_s_numbers_are_its_own(bundle: Bundle, make_window: Wind
     answer = Answer("small", (Job(window, 100.0),), (predicted(window),), 100.5, 101.0, 0.1, 0.2, engine())
     assert model.answered(answer)
     model.count(DropReason.LEADS)
-    assert value(metrics, "deepecg_model_windows_total", model="small") == 1
-    assert value(metrics, "deepecg_model_windows_dropped_total", model="small", reason="leads") == 1
+    assert sample(metrics, "deepecg_model_windows_total", model="small") == 1
+    assert sample(metrics, "deepecg_model_windows_dropped_total", model="small", reason="leads") == 1
     for name in ("deepecg_prediction_latency_seconds_count", "deepecg_batch_size_count"):
-        assert value(metrics, name) == 0
-    assert value(metrics, "deepecg_windows_dropped_total", reason="leads") == 0
+        assert sample(metrics, name) == 0
+    assert sample(metrics, "deepecg_windows_dropped_total", reason="leads") == 0
 
 
 def test_what_it_cannot_look_at(bundle: Bundle, make_window: WindowMaker) -> None:
@@ -102,7 +99,7 @@ def test_what_it_cannot_look_at(bundle: Bundle, make_window: WindowMaker) -> Non
     assert not once.wants(good)
 
 
-def test_the_engine_that_serves_is_told(bundle: Bundle) -> None:
+def test_the_engine_that_serves_is_told(bundle: Bundle, sample: Sample) -> None:
     metrics = Metrics()
     model = served(bundle, metrics)
     assert model.state().engine == ""
@@ -110,10 +107,8 @@ def test_the_engine_that_serves_is_told(bundle: Bundle) -> None:
     model.is_served_by(engine("openvino-f32"))
     model.is_served_by(engine("tensorrt-bf16"))
     assert (model.state().engine, model.state().problem) == ("tensorrt-bf16", "")
-    assert value(metrics, "deepecg_model_engine", model="small", engine="tensorrt-bf16") == 1
-    assert (
-        metrics.registry.get_sample_value("deepecg_model_engine", {"model": "small", "engine": "openvino-f32"}) is None
-    )
+    assert sample(metrics, "deepecg_model_engine", model="small", engine="tensorrt-bf16") == 1
+    assert sample(metrics, "deepecg_model_engine", model="small", engine="openvino-f32") == 0
     model.is_served_by(None)
     assert b"deepecg_model_engine{" not in metrics.render()
 
@@ -127,7 +122,7 @@ def compared(bundle: Bundle, make_window: WindowMaker, model: Served, *starts: i
 
 
 async def test_comparisons_reach_their_reader_and_too_many_are_counted(
-    bundle: Bundle, make_window: WindowMaker
+    bundle: Bundle, make_window: WindowMaker, sample: Sample
 ) -> None:
     metrics = Metrics()
     model = served(bundle, metrics)
@@ -139,15 +134,15 @@ async def test_comparisons_reach_their_reader_and_too_many_are_counted(
     assert (first.served.engine, first.shadow.engine) == ("openvino-f32", "openvino-bf16")
     assert (first.served_seconds, first.shadow_seconds) == (0.02, 0.25)
     compared(bundle, make_window, model, 2, 3, 4)
-    assert value(metrics, "deepecg_shadow_windows_total", model="small") == 4
-    assert value(metrics, "deepecg_shadow_windows_dropped_total", model="small", reason="unread") == 1
+    assert sample(metrics, "deepecg_shadow_windows_total", model="small") == 4
+    assert sample(metrics, "deepecg_shadow_windows_dropped_total", model="small", reason="unread") == 1
     shadow.end()
     assert [c.served.window.start for c in [item async for item in shadow]] == [1, 2, 3]
     with pytest.raises(StopAsyncIteration):
         await anext(shadow)
     model.shadow = None
     compared(bundle, make_window, model, 5)
-    assert value(metrics, "deepecg_shadow_windows_dropped_total", model="small", reason="unread") == 2
+    assert sample(metrics, "deepecg_shadow_windows_dropped_total", model="small", reason="unread") == 2
 
 
 async def test_a_reader_hears_why_a_trial_ended(bundle: Bundle, make_window: WindowMaker) -> None:
@@ -172,7 +167,9 @@ def test_answers_that_are_not_finite_are_the_engine_s_that_gave_them(bundle: Bun
     assert model.tally.wrong == 0
 
 
-def test_a_comparison_by_an_engine_that_is_on_trial_no_more_is_none(bundle: Bundle, make_window: WindowMaker) -> None:
+def test_a_comparison_by_an_engine_that_is_on_trial_no_more_is_none(
+    bundle: Bundle, make_window: WindowMaker, sample: Sample
+) -> None:
     metrics = Metrics()
     model = served(bundle, metrics)
     model.shadow = Shadow(engine(), 3)
@@ -180,4 +177,4 @@ def test_a_comparison_by_an_engine_that_is_on_trial_no_more_is_none(bundle: Bund
     job = Job(window, 1.0, predicted(window), 0.02)
     model.compared(Answer("small:shadow", (job,), (predicted(window),), 1.0, 2.0, 0.1, 0.1, engine(), wrong=1))
     assert model.shadow.wrong == 0
-    assert value(metrics, "deepecg_shadow_windows_dropped_total", model="small", reason="unread") == 1
+    assert sample(metrics, "deepecg_shadow_windows_dropped_total", model="small", reason="unread") == 1
