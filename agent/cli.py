@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from agent import __version__
-from agent.commands import bundle, rebuild
+from agent.commands import bundle, rebuild, send
 from agent.config import Config, ConfigError, load, reference
 from agent.engines.bundles.bundle import BundleError
 from agent.ops.logs import configure_logging
@@ -29,6 +29,7 @@ app = typer.Typer(
 
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(rebuild.app)
+app.add_typer(send.app)
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", help="The TOML configuration; deploy/agent.toml is the reference.")

@@ -268,11 +268,13 @@ async def _play(item: _Placed, begin: float, link: MqttLink, hl7_port: int, tall
     if item.transport.startswith("mqtt/"):
         topic = TopicTemplate().topic(item.bed, DEVICE)
         kind = next(p for p in PAYLOADS if p == item.kind)
-        await play_mqtt(link, topic, item.bed, played, kind, begin, tally)
+        async for answer in play_mqtt(link, topic, item.bed, played, kind, begin):
+            tally.add(answer)
     else:
         patient = Encounter(patient_ids=(f"DEMO{item.bed[-2:]}^^^DEMO^MR",))
         try:
-            await play_hl7("127.0.0.1", hl7_port, item.kind, item.bed, played, patient, begin, tally)
+            async for answer in play_hl7("127.0.0.1", hl7_port, item.kind, item.bed, played, patient, begin):
+                tally.add(answer)
         except OSError:  # the agent is gone: `_supervise` ends the demo and says so
             tally.failed += 1
 

@@ -95,15 +95,18 @@ def hl7_message(
     return _BUILDERS[dialect](_Block(bed, leads, values, rate, start, sequence, encounter, paced))
 
 
+def location(dialect: str, bed: str) -> str:
+    """What this dialect's messages say of where they come from, as `BedMap` is asked for it."""
+    if dialect == "ge":
+        return _ge_location(bed)
+    if dialect == "capsule":
+        return _capsule_location(bed)
+    return eui64(bed) if dialect == "mindray_w01" else _point_of_care(bed)
+
+
 def bed_lookup(dialect: str, bed: str) -> dict[str, str]:
     """What `BedMap.lookup` needs, so that this dialect's messages are known to be of this bed."""
-    if dialect == "ge":
-        return {_ge_location(bed): bed}
-    if dialect == "capsule":
-        return {_capsule_location(bed): bed}
-    if dialect == "mindray_w01":
-        return {eui64(bed): bed}
-    return {}
+    return {location(dialect, bed): bed} if dialect in {"ge", "capsule", "mindray_w01"} else {}
 
 
 def eui64(bed: str) -> str:

@@ -2,7 +2,8 @@
 
 It serves the eye only: no alert is ever made of it, and where the lead does not show clear QRS complexes it answers
 None rather than guess. The method is Pan and Tompkins' (IEEE Trans. Biomed. Eng. 32:230, 1985) reduced to one pass:
-band-pass around the QRS, energy, moving integration, peaks above a fraction of the lead's own beat height.
+band-pass around the QRS, energy, moving integration, peaks above a fraction of the lead's own beat height, of which
+one that soon follows a steeper one is that beat's T wave.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ _BAND = (8.0, 20.0)  # Hz: QRS yes, T and P waves and baseline hardly
 _INTEGRATION = 0.12  # s, about a QRS complex
 _REFRACTORY = 0.24  # s: 250 beats per minute at most
 _FRACTION = 0.35  # of the typical beat's height; a smaller peak is no beat
+_T_WAVE = 0.36  # s after a beat in which its T wave may come (Pan and Tompkins)
+_T_SLOPE = 0.5  # of the beat's own slope; what is less steep so soon after it is its T wave (Pan and Tompkins)
 _CLEARNESS = 4.0  # typical beat to the quietest fifth of the lead; white and pink noise reach 3.2, 230 bpm 4.3
 _MINIMUM = 0.03  # mV of band-passed envelope; below it the lead is flat
 _SECONDS = 5.0
@@ -52,6 +55,7 @@ def heart_rate(signal: FloatArray, rate: float) -> float | None:
     if height < _MINIMUM or height < _CLEARNESS * between:
         return None
     beats = peaks(envelope, _FRACTION * height, max(1, round(_REFRACTORY * hz)))
+    beats = _without_t_waves(beats, narrow, hz)
     if beats.size < 3:
         return None
     return float(60.0 * hz * (beats.size - 1) / (beats[-1] - beats[0]))
@@ -75,6 +79,21 @@ def peaks(x: NDArray[np.float64], height: float, distance: int) -> NDArray[np.in
             kept[i] = True
     beats: NDArray[np.intp] = found[kept]
     return beats
+
+
+def _without_t_waves(beats: NDArray[np.intp], narrow: NDArray[np.float64], hz: float) -> NDArray[np.intp]:
+    """The peaks that are no T wave of the peak before them: those that come later, or are as steep."""
+    slope = np.abs(np.diff(narrow, prepend=narrow[:1]))
+    reach = max(1, round(_INTEGRATION * hz))
+    kept: list[int] = []
+    last = 0.0
+    for beat in beats.tolist():
+        steepest = float(slope[max(0, beat - reach) : beat + reach + 1].max())
+        if kept and beat - kept[-1] < _T_WAVE * hz and steepest < _T_SLOPE * last:
+            continue
+        kept.append(beat)
+        last = steepest
+    return np.array(kept, np.intp)
 
 
 def _qrs_band(x: NDArray[np.float64], hz: float) -> NDArray[np.float64]:

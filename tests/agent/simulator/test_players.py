@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import numpy as np
@@ -13,7 +14,7 @@ from agent.core.ecg import Encounter, Event, Lead, Samples
 from agent.mqtt.link import BrokerSettings, MqttLink
 from agent.ops.metrics import Metrics
 from agent.simulator.monitors import CADENCE, bed_lookup
-from agent.simulator.players import PayloadKind, Signal, Tally, play_hl7, play_mqtt
+from agent.simulator.players import Answer, PayloadKind, Signal, Tally, play_hl7, play_mqtt
 from agent.sources.hl7 import HL7Source
 from agent.sources.hl7_settings import HL7SourceSettings
 from agent.sources.mqtt import MqttSource, MqttSourceSettings
@@ -43,7 +44,7 @@ async def test_mqtt(mosquitto: int, signal: Signal, kind: PayloadKind) -> None:
         topic = f"ward/v1/{BED}/ecg/monitor"
         tasks = [
             asyncio.create_task(source.run(queue)),
-            asyncio.create_task(play_mqtt(link, topic, BED, signal, kind, time.time() - 2.5, tally)),
+            asyncio.create_task(_count(play_mqtt(link, topic, BED, signal, kind, time.time() - 2.5), tally)),
         ]
         blocks = [await asyncio.wait_for(queue.get(), 10) for _ in range(2)]
         await _end(tasks)
@@ -67,7 +68,9 @@ async def test_hl7(signal: Signal, dialect: str) -> None:
         patient = Encounter(patient_ids=("P1",))
         tasks = [
             asyncio.create_task(source.run(queue)),
-            asyncio.create_task(play_hl7("127.0.0.1", source.port, dialect, BED, signal, patient, begin, tally)),
+            asyncio.create_task(
+                _count(play_hl7("127.0.0.1", source.port, dialect, BED, signal, patient, begin), tally)
+            ),
         ]
         first = await asyncio.wait_for(queue.get(), 10)
         await asyncio.sleep(0.2)
@@ -78,6 +81,43 @@ async def test_hl7(signal: Signal, dialect: str) -> None:
     assert tally.refused == {}
 
 
+async def test_hl7_tells_what_the_agent_says_of_a_bed_that_is_not_granted(signal: Signal) -> None:
+    settings = HL7SourceSettings.model_validate(
+        {"port": 0, "grants": [{"address": "127.0.0.0/8", "beds": ["other/*"]}]},
+    )
+    async with HL7Source(settings, Metrics()) as source:
+        task = asyncio.create_task(source.run(asyncio.Queue[Event]()))
+        answers = play_hl7("127.0.0.1", source.port, "philips", BED, signal, None, time.time() - 2)
+        answer = await anext(answers)
+        await answers.aclose()
+        await _end([task])
+    assert not answer.accepted
+    assert (answer.code, answer.text) == ("CR", "207 this sender may not speak for this bed; add it to `grants`")
+
+
+async def test_mqtt_tells_that_nobody_listens(mosquitto: int, signal: Signal) -> None:
+    sender = BrokerSettings(host="127.0.0.1", port=mosquitto, client_id="t-sender", status_topic="")
+    async with MqttLink(sender, Metrics(), "t") as link:
+        await link.connected.wait()
+        answers = play_mqtt(link, f"ward/v1/{BED}/ecg/monitor", BED, signal, "binary", time.time() - 2)
+        answer = await anext(answers)
+        await answers.aclose()
+    assert not answer.accepted
+    assert answer.code == "no_subscriber"
+
+
+async def test_hl7_ends_with_the_connection(signal: Signal) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        tally = Tally()
+        await _count(play_hl7("127.0.0.1", port, "philips", BED, signal, None, time.time() - 2), tally)
+    assert (tally.sent, tally.failed) == (1, 1)
+
+
 def _is_what_was_played(blocks: list[Event], signal: Signal, transport: str) -> None:
     for number, block in enumerate(blocks):
         assert isinstance(block, Samples)
@@ -85,6 +125,11 @@ def _is_what_was_played(blocks: list[Event], signal: Signal, transport: str) -> 
         assert block.sequence == number
         assert [channel.lead for channel in block.channels] == list(signal.leads)
         np.testing.assert_allclose(np.stack(block.values), signal.cut(250 * number, 250), atol=6e-4)
+
+
+async def _count(answers: AsyncIterator[Answer], tally: Tally) -> None:
+    async for answer in answers:
+        tally.add(answer)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

@@ -33,6 +33,23 @@ def test_a_tall_t_wave_is_not_a_beat() -> None:
     assert heart_rate(_beats(60.0, 250.0, tall_t=1.2), 250.0) == pytest.approx(60.0, rel=0.03)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.13, 0.37, 0.7])
+def test_a_t_wave_with_a_steep_edge_is_not_a_beat(shift: float) -> None:
+    """As a device sends it whose filter, or whose author, made the waves one-sided: each begins with a step."""
+    t = np.arange(5000) / 500.0 + shift
+    waves = ((0.2, 0.03, 0.1), (0.4, 0.012, 1.0), (0.7, 0.06, 0.25))
+    signal = sum(height * np.exp(-((((t - at) % 1.0) / width) ** 2)) for at, width, height in waves)
+    assert heart_rate(np.asarray(signal, np.float32), 500.0) == pytest.approx(60.0, rel=0.03)
+
+
+def test_beats_that_alternate_are_all_counted() -> None:
+    """Pulsus alternans, and bigeminy that couples late: a smaller beat is a beat, unless it is flat and early too."""
+    t = np.arange(2500) / 250.0
+    height = np.where(np.floor(t / 0.5) % 2, 1.0, 0.55)
+    signal = height * np.exp(-0.5 * ((np.mod(t, 0.5) - 0.25) / 0.012) ** 2)
+    assert heart_rate(np.asarray(signal, np.float32), 250.0) == pytest.approx(120.0, rel=0.03)
+
+
 def test_not_measured_is_none() -> None:
     rng = np.random.default_rng(3)
     flat = np.zeros(2500, np.float32)
