@@ -237,7 +237,8 @@ STATUS = "ward/v1/agent/mortal/status"
 CLIENT = """
     import asyncio, sys
     from agent.ops.metrics import Metrics
-    from agent.mqtt.link import BrokerSettings, MqttLink
+    from agent.mqtt.link import MqttLink
+    from agent.mqtt.settings import BrokerSettings
 
     async def main():
         settings = BrokerSettings(host="127.0.0.1", port=int(sys.argv[1]), client_id="mortal", protocol=sys.argv[2])
