@@ -1,9 +1,10 @@
-"""Fixtures that every room's tests share: real data, a free port, a real broker."""
+"""Fixtures that every room's tests share: real data, a free port, a real broker, certificates."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -60,34 +61,96 @@ def tool() -> Callable[[str], str]:
     return _find
 
 
-@pytest.fixture
-def free_port() -> int:
-    """A TCP port on the loopback interface that nobody listens on."""
+def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
 
 
 @pytest.fixture
-def mosquitto(free_port: int, tmp_path: Path) -> Iterator[int]:
-    """A real mosquitto for one test; its port."""
-    binary = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-    if binary is None:
-        pytest.fail("mosquitto is not installed: apt-get install mosquitto")
-    config = tmp_path / "mosquitto.conf"
-    config.write_text(f"listener {free_port} 127.0.0.1\nallow_anonymous true\nmax_packet_size 20000000\n")
-    process = subprocess.Popen([binary, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            try:
-                socket.create_connection(("127.0.0.1", free_port), timeout=0.1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield free_port
-    finally:
-        process.terminate()
-        process.wait(5)
+def free_port() -> int:
+    """A TCP port on the loopback interface that nobody listens on."""
+    return _free_port()
+
+
+class Mosquitto:
+    """A real mosquitto on a port that stays the same from start to start."""
+
+    def __init__(self, binary: str, folder: Path, lines: tuple[str, ...]) -> None:
+        self._binary = binary
+        self._folder = folder
+        self._lines = lines
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        for _ in range(5):  # somebody else may take the port between our look at it and mosquitto's
+            self.port = _free_port()
+            if self._starts():
+                return
+        pytest.fail(f"mosquitto does not start; look at {self._config}")
+
+    @property
+    def _config(self) -> Path:
+        return self._folder / f"mosquitto-{self.port}.conf"
+
+    def start(self) -> None:
+        """Start it again, on the port that it had."""
+        if not self._starts():
+            pytest.fail(f"mosquitto does not start again; look at {self._config}")
+
+    def _starts(self) -> bool:
+        base = (
+            f"listener {self.port} 127.0.0.1",
+            "allow_anonymous true",
+            "user root",
+            f"persistence_location {self._folder}/",
+        )
+        self._config.write_text("\n".join((*base, *self._lines)) + "\n")
+        process = subprocess.Popen(
+            [self._binary, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for _ in range(1000):
+            if process.poll() is not None:
+                return False
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    self._process = process
+                    return True
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        return False
+
+    def send(self, number: signal.Signals) -> None:
+        """SIGHUP: read users and ACLs again; SIGSTOP and SIGCONT: hold still and go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it by a signal, and wait for the end."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(10)
+            self._process = None
+
+
+@pytest.fixture
+def start_mosquitto(tmp_path: Path, tool: Callable[[str], str]) -> Iterator[Callable[..., Mosquitto]]:
+    """Start a broker with further lines of configuration; each call gives one on a port of its own."""
+    brokers: list[Mosquitto] = []
+
+    def start(*lines: str) -> Mosquitto:
+        brokers.append(Mosquitto(tool("mosquitto"), tmp_path, lines))
+        return brokers[-1]
+
+    yield start
+    for broker in brokers:
+        broker.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def mosquitto(start_mosquitto: Callable[..., Mosquitto]) -> int:
+    """The port of a real mosquitto, for one test."""
+    return start_mosquitto().port
 
 
 class Authority:

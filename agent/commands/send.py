@@ -35,7 +35,7 @@ from agent.simulator.monitors import CADENCE, location
 from agent.simulator.players import Answer, PayloadKind, Signal, Tally, play_hl7, play_mqtt
 from agent.sources.hl7 import HL7SourceSettings
 from agent.sources.mqtt import MqttSourceSettings
-from agent.station.server import StationSettings
+from agent.station.settings import StationSettings
 
 app = typer.Typer()
 

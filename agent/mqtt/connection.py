@@ -1,7 +1,7 @@
 """One MQTT connection: paho-mqtt driven by the asyncio loop's own readers and writers.
 
 Only the dialling (DNS, TCP, TLS) runs in a thread. `agent.mqtt.link` makes one `Connection` after the other; nobody
-else uses this module but for its settings, errors and messages, which the link exports.
+else uses this module.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from paho.mqtt import MQTTException
 from paho.mqtt.client import (
@@ -29,85 +28,28 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
-from pydantic import BaseModel, ConfigDict, Field
 
-from agent.core.errors import DeepECGError
-from agent.mqtt.inbox import FastClient, Inbox
-from agent.ops.tls import TlsSettings
+from agent.mqtt.client import FastClient
+from agent.mqtt.errors import (
+    BrokerRefusesError,
+    ConnectionLostError,
+    HungUpError,
+    NoAnswerError,
+    ProtocolRefusedError,
+    PublishRefusedError,
+    PublishTimeoutError,
+)
+from agent.mqtt.inbox import Inbox
+from agent.mqtt.settings import BrokerSettings
 
+FAILURE = 0x80
+"""Section 2.4: reason codes from here on are failures."""
+_UNSUPPORTED_VERSION = 0x84
+"""Section 3.2.2.2; paho gives this for the return code 1 of an older broker's CONNACK too [MQTT-3.1.2-2 of 3.1.1]."""
 _BURST = 64
 """Packets read before the loop's other tasks get their turn."""
 _ACK_DELAY = 0.05
 """Seconds for which acknowledgements are gathered, to leave in one write; a quarter of the window does not wait."""
-
-
-class BrokerSettings(BaseModel):
-    """How to reach an MQTT broker."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    host: str = "localhost"
-    """The broker's host name or address."""
-    port: int = Field(default=1883, ge=1, le=65535)
-    """The broker's port; 8883 is usual with TLS."""
-    client_id: str = Field(min_length=1, max_length=128)
-    """Our name with the broker; each connection of each agent needs its own, the same one after every restart."""
-    username: str = ""
-    """User name; empty where the broker asks for none."""
-    password_file: Path | None = None
-    """File that holds the password; read anew for each connection."""
-    tls: TlsSettings | None = None
-    """TLS, with a client certificate where the broker asks for one; absent = plain TCP."""
-    protocol: Literal["auto", "5", "3.1.1"] = "auto"
-    """auto speaks MQTT 5, and 3.1.1 where the broker refuses that."""
-    keepalive: int = Field(default=20, ge=5, le=3600)
-    """Seconds of silence after which broker and agent make sure of each other."""
-    session_expiry: int = Field(default=3600, ge=0, le=0xFFFFFFFE)
-    """Seconds for which the broker keeps our session, and QoS 1 messages in it, while we are away (MQTT 5)."""
-    receive_maximum: int = Field(default=200, ge=1, le=65535)
-    """QoS 1 messages that we hold unacknowledged at most: the broker keeps the rest."""
-    queue: int = Field(default=2000, ge=1)
-    """QoS 0 messages that wait to be decoded at most; the newest beyond that are dropped and counted."""
-    max_packet: int = Field(default=(1 << 20) + 4096, ge=1024, le=0xFFFFFFFF)
-    """Largest packet in bytes that the broker may send us (MQTT 5; for 3.1.1 set the broker's own limit)."""
-    connect_timeout: float = Field(default=10.0, gt=0)
-    """Seconds for each of TCP, TLS and the broker's answer."""
-    reconnect_min: float = Field(default=0.5, gt=0)
-    """Upper bound in seconds of the first pause before a new attempt; doubled with each failure, drawn at random."""
-    reconnect_max: float = Field(default=30.0, gt=0)
-    """Upper bound in seconds of every later pause."""
-    status_topic: str = "ward/v1/agent/{client_id}/status"
-    """Retained topic that says whether we are online; the broker sets it to offline when we vanish. Empty = none."""
-
-
-class MqttError(DeepECGError):
-    """The broker did not take a message. ``reason`` is from a closed list, for metrics."""
-
-    reason = "error"
-
-
-class NotConnectedError(MqttError):
-    """There is no connection at the moment."""
-
-    reason = "not_connected"
-
-
-class ConnectionLostError(MqttError):
-    """The connection went away before the acknowledgement came: the broker may or may not have the message."""
-
-    reason = "connection_lost"
-
-
-class PublishTimeoutError(MqttError):
-    """No acknowledgement in time; the connection is given up, and a new one made."""
-
-    reason = "timeout"
-
-
-class PublishRefusedError(MqttError):
-    """The broker refuses this message (its ACL, a quota, a bad topic): others may still pass."""
-
-    reason = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +78,9 @@ class Connection:
         self._ack_batch = min(64, max(1, settings.receive_maximum // 4))
         self._ack_timer: asyncio.TimerHandle | None = None
         self._paused: asyncio.Task[None] | None = None
-        self.spoke = False
-        """CONNECT has gone out."""
         self._sock: Any = None
         self._waits: dict[int, asyncio.Future[list[int]]] = {}
-        self.connack: asyncio.Future[Up] = self._loop.create_future()
+        self._connack: asyncio.Future[Up] = self._loop.create_future()
         self.closed: asyncio.Future[str] = self._loop.create_future()
         self._client = self._make_client()
 
@@ -167,7 +107,12 @@ class Connection:
     # --- from the link
 
     async def open(self, context: ssl.SSLContext | None, password: str | None, will: tuple[str, bytes] | None) -> None:
-        """Dial, send CONNECT and begin to read. `OSError` or ValueError where the broker cannot be reached."""
+        """Dial, send CONNECT and begin to read.
+
+        Raises:
+            OSError: the broker cannot be reached; ValueError where its name is none.
+            HungUpError: it closed the connection at once.
+        """
         client, settings = self._client, self._settings
         if context is not None:
             client.tls_set_context(context)
@@ -182,15 +127,35 @@ class Connection:
         async with asyncio.timeout(3 * settings.connect_timeout):
             await dialled
         self._sock = client.socket()
-        self.spoke = True
         if self._sock is None:  # the first write already failed
-            raise ConnectionError("the broker closed the connection at once")
+            raise HungUpError("the broker closed the connection at once; see its log for the reason")
         client.on_socket_close = self._on_socket_close
         client.on_socket_register_write = self._on_register_write
         client.on_socket_unregister_write = self._on_unregister_write
         self._loop.add_reader(self._sock, self._readable)
         if client.want_write():
             self._loop.add_writer(self._sock, self._writable)
+
+    async def answer(self) -> Up:
+        """The broker's answer to CONNECT, which is good.
+
+        Raises:
+            MqttError: ProtocolRefusedError, BrokerRefusesError, HungUpError, NoAnswerError or ConnectionLostError.
+        """
+        within = self._settings.connect_timeout
+        await asyncio.wait((self._connack, self.closed), timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        if self._connack.done():
+            answer = self._connack.result()
+            if answer.code == _UNSUPPORTED_VERSION:
+                raise ProtocolRefusedError("the broker does not speak this version of MQTT; set `protocol`")
+            if answer.code >= FAILURE:
+                raise BrokerRefusesError(f"the broker refuses us ({answer.text}); look after its users and limits")
+            return answer
+        if self._client.hung_up:
+            raise HungUpError("the broker closed the connection instead of answering; see its log for the reason")
+        if self.closed.done():
+            raise ConnectionLostError(self.closed.result())
+        raise NoAnswerError(f"the broker did not answer within {within:g} s; see whether it is busy")
 
     def _dial(self, dialled: asyncio.Future[None]) -> None:
         settings = self._settings
@@ -361,8 +326,8 @@ class Connection:
     def _on_connect(
         self, _client: Client, _userdata: object, flags: ConnectFlags, code: ReasonCode, _properties: Properties | None
     ) -> None:
-        if not self.connack.done():
-            self.connack.set_result(Up(code.value, str(code), flags.session_present))
+        if not self._connack.done():
+            self._connack.set_result(Up(code.value, str(code), flags.session_present))
 
     def _on_disconnect(
         self, _client: Client, _userdata: object, flags: DisconnectFlags, code: ReasonCode, _properties: object

@@ -6,7 +6,8 @@ took them, after they are held; `MqttLink.publish` returns when the broker has a
 client of its own, so that nothing half-acknowledged is carried over inside paho: what the broker has not seen
 acknowledged it sends again, and what we have not seen acknowledged our caller sends again.
 
-MQTT 5 is spoken first, 3.1.1 with a broker that refuses it. Quoted sections are those of MQTT Version 5.0 (OASIS).
+MQTT 5 is spoken first, 3.1.1 with a broker that refuses it or hangs up on it. A broker that is slow is neither: it is
+asked for MQTT 5 again. Quoted sections are those of MQTT Version 5.0 (OASIS).
 """
 
 from __future__ import annotations
@@ -25,34 +26,23 @@ from paho.mqtt.client import MQTTv5, MQTTv311
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from agent.mqtt.connection import (
-    BrokerSettings,
-    Connection,
+from agent.mqtt.connection import FAILURE, Connection, Up
+from agent.mqtt.errors import (
     ConnectionLostError,
+    HungUpError,
     MqttError,
+    NoAnswerError,
     NotConnectedError,
+    ProtocolRefusedError,
     PublishRefusedError,
-    PublishTimeoutError,
 )
 from agent.mqtt.inbox import Inbox, Message
+from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics
 from agent.ops.tls import RotatingContext, client_context
 
-__all__ = [
-    "BrokerSettings",
-    "ConnectionLostError",
-    "Message",
-    "MqttError",
-    "MqttLink",
-    "NotConnectedError",
-    "PublishRefusedError",
-    "PublishTimeoutError",
-]
-
 log = structlog.get_logger()
 
-FAILURE = 0x80
-"""Section 2.4: reason codes from here on are failures."""
 _STABLE = 30.0
 """Seconds after which a connection counts as good, and the next loss begins the back-off anew."""
 
@@ -89,7 +79,7 @@ class MqttLink:
         self._number = 0
         self._session_since = 0
         self._connects = 0
-        self._only_311 = settings.protocol == "3.1.1"
+        self._preferred = MQTTv311 if settings.protocol == "3.1.1" else MQTTv5
         self._leaving = False
         self._tasks = asyncio.TaskGroup()
         self._task: asyncio.Task[None] | None = None
@@ -172,55 +162,70 @@ class MqttLink:
         return code != 0x10
 
     async def _run(self) -> None:
-        failures = 0
-        legacy_next = False
+        """One connection after the other, until `__aexit__`."""
+        failures, protocol = 0, self._preferred
         while True:
-            self._number += 1
-            protocol = MQTTv311 if self._only_311 or legacy_next else MQTTv5
-            connection = Connection(self._number, protocol, self._settings, self._inbox, clean=not self._subscriptions)
-            legacy_next = False
             began = time.monotonic()
-            try:
-                why = await self._live(connection)
-            except (OSError, ValueError, MqttError) as error:  # TlsError is a ValueError, TimeoutError an OSError
-                why = str(error) or type(error).__name__
-            finally:
-                connection.drop("given up")
-                self._up = None
-                self.connected.clear()
-                self.subscribed.clear()
-                if self._subscriptions:
-                    self._metrics.connections.labels(self._transport).set(0)
+            self._number += 1
+            end = await self._live(
+                Connection(self._number, protocol, self._settings, self._inbox, clean=not self._subscriptions)
+            )
             if self._leaving:
                 return
-            up = connection.connack.result() if connection.connack.done() else None
-            if protocol == MQTTv5 and self._settings.protocol == "auto" and connection.spoke:
-                # A broker of 3.1.1 answers MQTT 5 with return code 1 or 0x84, or just hangs up.
-                self._only_311 = up is not None and up.text == "Unsupported protocol version"
-                legacy_next = self._only_311 or up is None
-                if legacy_next:
-                    log.warning("mqtt_falls_back", broker=self._settings.host, to="3.1.1")
-                    continue
-            failures = 0 if time.monotonic() - began > _STABLE and up is not None else failures + 1
-            # Full jitter: beds' gateways and agents that lost the same broker must not all come back at once.
-            bound = min(self._settings.reconnect_max, self._settings.reconnect_min * 2 ** min(failures - 1, 16))
-            pause = random.uniform(0.0, bound)  # noqa: S311
-            log.warning("mqtt_disconnected", broker=self._settings.host, why=why, retry_in=round(pause, 2))
-            await asyncio.sleep(pause)
+            if protocol == MQTTv5 and self._takes_it_for_old(end):
+                log.warning("mqtt_falls_back", broker=self._settings.host, to="3.1.1", why=str(end))
+                protocol = MQTTv311
+                continue
+            protocol = self._preferred
+            stable = isinstance(end, ConnectionLostError) and time.monotonic() - began > _STABLE
+            failures = 0 if stable else failures + 1
+            await self._pause(failures, end)
 
-    async def _live(self, connection: Connection) -> str:
-        """Connect, subscribe and stay; why it ended."""
+    def _takes_it_for_old(self, end: Exception) -> bool:
+        """Whether a connection of MQTT 5 ended as one does with a broker that speaks 3.1.1 only.
+
+        Such a broker answers with return code 1 (3.1.1, section 3.1.2.2) or 0x84, and is not asked for MQTT 5 again;
+        or it just hangs up, as one that is being started does too: so the next connection alone is of 3.1.1.
+        """
+        if self._settings.protocol != "auto":
+            return False
+        if isinstance(end, ProtocolRefusedError):
+            self._preferred = MQTTv311
+        return isinstance(end, ProtocolRefusedError | HungUpError)
+
+    async def _pause(self, failures: int, end: Exception) -> None:
+        """Full jitter: beds' gateways and agents that lost the same broker must not all come back at once."""
+        why = str(end) or type(end).__name__
+        if isinstance(end, NoAnswerError) and self._settings.protocol == "auto":
+            why += '; if it only speaks MQTT 3.1.1, set protocol = "3.1.1"'
+        bound = min(self._settings.reconnect_max, self._settings.reconnect_min * 2 ** min(failures - 1, 16))
+        pause = random.uniform(0.0, bound)  # noqa: S311
+        log.warning("mqtt_disconnected", broker=self._settings.host, why=why, retry_in=round(pause, 2))
+        await asyncio.sleep(pause)
+
+    async def _live(self, connection: Connection) -> Exception:
+        """One connection from its dialling to its end, and why it ended."""
         settings = self._settings
-        password = settings.password_file.read_text().rstrip("\r\n") if settings.password_file else None
-        will = (self._status_topic, self._state("offline", "lost")) if self._status_topic else None
-        await connection.open(self._tls.context() if self._tls else None, password, will)
-        async with asyncio.timeout(settings.connect_timeout):
-            await asyncio.wait((connection.connack, connection.closed), return_when=asyncio.FIRST_COMPLETED)
-        if not connection.connack.done():
-            return "the broker closed the connection instead of answering"
-        answer = connection.connack.result()
-        if answer.code >= FAILURE:
-            return f"the broker refuses us: {answer.text}"
+        try:
+            password = settings.password_file.read_text().rstrip("\r\n") if settings.password_file else None
+            will = (self._status_topic, self._state("offline", "lost")) if self._status_topic else None
+            await connection.open(self._tls.context() if self._tls else None, password, will)
+            self._begin(connection, await connection.answer())
+            async with asyncio.TaskGroup() as tasks:
+                greeting = tasks.create_task(self._greet(connection))
+                while not connection.closed.done():
+                    connection.tick()
+                    await asyncio.wait((connection.closed,), timeout=1.0)
+                greeting.cancel()
+            return ConnectionLostError(connection.closed.result())
+        except (OSError, ValueError, MqttError) as error:  # TlsError is a ValueError, TimeoutError an OSError
+            return error
+        finally:
+            connection.drop("given up")
+            self._end()
+
+    def _begin(self, connection: Connection, answer: Up) -> None:
+        """The broker has taken us."""
         if not answer.session_present:
             self._session_since = connection.number
         self._up = connection
@@ -229,14 +234,14 @@ class MqttLink:
         if self._connects > 1:
             self._metrics.reconnects.labels(self._transport).inc()
         self.connected.set()
-        log.info("mqtt_connected", broker=settings.host, protocol=self.protocol, session=answer.session_present)
-        async with asyncio.TaskGroup() as tasks:
-            greeting = tasks.create_task(self._greet(connection))
-            while not connection.closed.done():
-                connection.tick()
-                await asyncio.wait((connection.closed,), timeout=1.0)
-            greeting.cancel()
-        return connection.closed.result()
+        log.info("mqtt_connected", broker=self._settings.host, protocol=self.protocol, session=answer.session_present)
+
+    def _end(self) -> None:
+        self._up = None
+        self.connected.clear()
+        self.subscribed.clear()
+        if self._subscriptions:
+            self._metrics.connections.labels(self._transport).set(0)
 
     async def _greet(self, connection: Connection) -> None:
         """Subscribe, then say that we are online."""

@@ -22,7 +22,8 @@ from agent.core.hl7 import mllp
 from agent.core.hl7.alert import parse_acknowledgement
 from agent.core.mqtt.block import code_of_lead
 from agent.core.mqtt.decode import BINARY_TYPE, CBOR_TYPE, JSON_TYPE, encode_binary, encode_cbor, encode_json
-from agent.mqtt.link import MqttError, MqttLink
+from agent.mqtt.errors import MqttError
+from agent.mqtt.link import MqttLink
 from agent.simulator.monitors import CADENCE, hl7_message
 
 PayloadKind = Literal["binary", "cbor", "json"]

@@ -19,7 +19,9 @@ from pydantic import Field, model_validator
 
 from agent.core.ecg import Alert
 from agent.core.mqtt.decode import JSON_TYPE, TemplateError, TopicTemplate
-from agent.mqtt.link import BrokerSettings, MqttError, MqttLink, PublishRefusedError
+from agent.mqtt.errors import MqttError, PublishRefusedError
+from agent.mqtt.link import MqttLink
+from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics
 from agent.sinks.database import OutboxError
 from agent.sinks.outbox import Outbox

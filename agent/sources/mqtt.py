@@ -31,7 +31,9 @@ from agent.core.mqtt.decode import (
     TopicTemplate,
     decode,
 )
-from agent.mqtt.link import BrokerSettings, Message, MqttLink
+from agent.mqtt.inbox import Message
+from agent.mqtt.link import MqttLink
+from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics
 
 log = structlog.get_logger()

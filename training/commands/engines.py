@@ -193,8 +193,7 @@ def _asked(contents: Contents, engines: Sequence[str] | None) -> Sequence[Asked]
     from training.models.weights import family_of
     from training.publish.engines import asked_from, defaults, once
 
-    family = family_of(contents.net)
-    return once([asked_from(text, family) for text in engines]) if engines else defaults(family)
+    return once([asked_from(text) for text in engines]) if engines else defaults(family_of(contents.net))
 
 
 def _of_run(output: Path, dataset: Path, recipe: Recipe, shipped: str, called: Identity) -> Contents:

@@ -29,7 +29,8 @@ from agent.engines.bundles.bundle import default_bundle
 from agent.engines.bundles.signing import sign, write_public_key
 from agent.engines.bundles.store import Store
 from agent.engines.settings import EngineSettings
-from agent.mqtt.link import BrokerSettings, MqttLink
+from agent.mqtt.link import MqttLink
+from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics
 from agent.simulator.ecg import Rhythm, synthesize
 from agent.simulator.monitors import adt, hl7_message

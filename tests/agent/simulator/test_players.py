@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from agent.core.ecg import Encounter, Event, Lead, Samples
-from agent.mqtt.link import BrokerSettings, MqttLink
+from agent.mqtt.link import MqttLink
+from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics
 from agent.simulator.monitors import CADENCE, bed_lookup
 from agent.simulator.players import Answer, PayloadKind, Signal, Tally, play_hl7, play_mqtt

@@ -240,15 +240,15 @@ async def test_a_silent_receiver_is_noticed_by_the_watchdog(tmp_path: Path) -> N
                     await asyncio.sleep(0.02)
 
 
-async def test_tls_with_client_certificates(tmp_path: Path, pki: Any) -> None:
-    server = TlsSettings(ca=pki.ca, certificate=pki.server[0], key=pki.server[1])
-    client = TlsSettings(ca=pki.ca, certificate=pki.client[0], key=pki.client[1])
+async def test_tls_with_client_certificates(tmp_path: Path, authorities: Any) -> None:
+    authority = authorities("ca")
+    server, client = authority.issue("server"), authority.issue("agent")
     async with Receiver(tls=server) as receiver:
         async with ward(tmp_path, receiver.port, tls=client, acknowledge_within=5.0) as w:
             await w.outbox.commit([START])
             await w.until_delivered()
             assert ids(receiver) == ["a-1"] and w.failures() == {}
-        for nobody in (TlsSettings(ca=pki.ca), None):  # without a certificate, and in the clear
+        for nobody in (TlsSettings(ca=authority.path), None):  # without a certificate, and in the clear
             async with ward(tmp_path, receiver.port, tls=nobody) as w:
                 await w.outbox.commit([END])
                 await until_failure(w, {"closed", "tls", "timeout"})
@@ -256,10 +256,10 @@ async def test_tls_with_client_certificates(tmp_path: Path, pki: Any) -> None:
     assert ids(receiver) == ["a-1"]
 
 
-async def test_a_receiver_that_cannot_prove_who_it_is_gets_nothing(tmp_path: Path, pki: Any) -> None:
-    client = TlsSettings(ca=pki.ca, certificate=pki.client[0], key=pki.client[1])
-    impostor = TlsSettings(ca=pki.ca, certificate=pki.stranger[0], key=pki.stranger[1])
-    misnamed = TlsSettings(ca=pki.ca, certificate=pki.server[0], key=pki.server[1])
+async def test_a_receiver_that_cannot_prove_who_it_is_gets_nothing(tmp_path: Path, authorities: Any) -> None:
+    authority, stranger = authorities("ca"), authorities("other")
+    client, misnamed = authority.issue("agent"), authority.issue("server")
+    impostor = stranger.issue("server", "impostor").model_copy(update={"ca": authority.path})
     for host, tls in (("127.0.0.1", impostor), ("127.0.0.2", misnamed)):
         async with Receiver(host, tls=tls) as receiver, ward(tmp_path, receiver.port, host=host, tls=client) as w:
             await w.outbox.commit([START])

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from agent.core.ecg import Alert, Encounter, Phase, Priority
-from agent.mqtt.link import BrokerSettings, MqttLink
+from agent.mqtt.link import MqttLink
+from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics
 from agent.sinks.mqtt import ADVISORY, MqttSink, MqttSinkSettings, message_from_alert
 from agent.sinks.outbox import Outbox

@@ -24,7 +24,8 @@ from agent.core.mqtt.decode import (
     encode_json,
     encode_offset_binary,
 )
-from agent.mqtt.link import BrokerSettings, MqttLink
+from agent.mqtt.link import MqttLink
+from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics
 from agent.sources.mqtt import FaultLog, MqttSource, MqttSourceSettings, SequenceTracker, Verdict
 

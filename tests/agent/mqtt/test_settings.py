@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.settings import BrokerSettings
 
 
 def test_settings_name_the_client() -> None:
