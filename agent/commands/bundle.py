@@ -24,12 +24,6 @@ from agent.engines.select import open_backend
 from agent.engines.settings import EngineSettings
 from agent.ops.logs import configure_logging
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Engine bundles of this machine: install, verify, activate, roll back, each from the next start on; and how "
-    "this machine's own engines do.",
-)
-
 StateDir = Annotated[
     Path | None, typer.Option("--state", help=f"The agent's state directory; default: {AgentSettings().state_dir}.")
 ]
@@ -47,7 +41,6 @@ Which = Annotated[
 ]
 
 
-@app.command("list")
 def list_(state: StateDir = None, config: ConfigFile = None, key: Keys = None, as_json: Json = False) -> None:
     """List the installed bundles, and which is served."""
     with sentences():
@@ -77,7 +70,6 @@ def list_(state: StateDir = None, config: ConfigFile = None, key: Keys = None, a
             typer.echo("None was activated: the demonstration bundle that comes with the package is served.")
 
 
-@app.command()
 def show(
     bundle: Which = "",
     state: StateDir = None,
@@ -98,7 +90,6 @@ def show(
                 typer.echo(_described(found, here))
 
 
-@app.command()
 def verify(
     bundle: Annotated[list[str] | None, typer.Argument(help="As for show; default: all that are installed.")] = None,
     state: StateDir = None,
@@ -128,7 +119,6 @@ def verify(
         raise typer.Exit(2)
 
 
-@app.command()
 def install(
     source: Annotated[Path, typer.Argument(help="A bundle's folder, or a .tar or .tar.gz file of it.")],
     state: StateDir = None,
@@ -145,7 +135,6 @@ def install(
         )
 
 
-@app.command()
 def activate(
     bundle: Annotated[str, typer.Argument(help="NAME/VERSION-HASH, NAME/VERSION or NAME as listed.")],
     state: StateDir = None,
@@ -165,7 +154,6 @@ def activate(
         typer.echo(f"{found.manifest.model_id} is active{_signed(found)}{tested}; restart the agent to serve it")
 
 
-@app.command()
 def rollback(state: StateDir = None, config: ConfigFile = None, key: Keys = None, reason: Reason = "") -> None:
     """Serve the bundle that was active before, from the agent's next start on."""
     with sentences():
@@ -173,7 +161,6 @@ def rollback(state: StateDir = None, config: ConfigFile = None, key: Keys = None
         typer.echo(f"{found.manifest.model_id} is active again{_signed(found)}; restart the agent to serve it")
 
 
-@app.command()
 def shadow(
     engine: Annotated[str, typer.Argument(help="Have this one tried (again) by the running agent.")] = "",
     state: StateDir = None,
@@ -201,7 +188,6 @@ def shadow(
             typer.echo(f"Not compiled: {failure.flavour}-{failure.precision} ({failure.time}): {reason}")
 
 
-@app.command("schema")
 def schema_() -> None:
     """Print the manifest's JSON Schema."""
     _print_json(schema())

@@ -21,10 +21,7 @@ from agent.engines.local.machine import this_machine
 from agent.engines.local.rebuild import Rebuilt, cannot, fingerprint, fitting, presumed, rebuild, worth_it
 from agent.engines.local.record import REQUEST, Wanted, read_record, read_request
 
-app = typer.Typer()
 
-
-@app.command("rebuild")
 def rebuild_(
     state: StateDir = None,
     config: ConfigFile = None,

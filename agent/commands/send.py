@@ -37,8 +37,6 @@ from agent.sources.hl7 import HL7SourceSettings
 from agent.sources.mqtt import MqttSourceSettings
 from agent.station.settings import StationSettings
 
-app = typer.Typer()
-
 TEST_PATIENT = Encounter(patient_ids=("TEST^^^DEEPECG^PI",), family_name="TEST", given_name="TEST")
 """Who lies in a bed that is fed by this command. GE's and Mindray's XH80X dialects name no patient at all."""
 TEST_DEVICE = "TEST"
@@ -80,7 +78,6 @@ class Feed:
     """Send even to a bed with a live feed, and even where the page does not answer."""
 
 
-@app.command("send")
 def send(
     config: Annotated[Path, typer.Option("--config", help="The agent's own TOML configuration.")],
     over: Annotated[Transport, typer.Option(help="To the broker, or to the agent's HL7 port.")],
