@@ -25,6 +25,7 @@ from agent.core.errors import DeepECGError
 from agent.core.windows.windower import WindowingSettings
 from agent.engines.serving.settings import ModelSettings, ServingSettings
 from agent.engines.settings import EngineSettings
+from agent.ops.docstrings import attribute_docstrings
 from agent.sinks.hl7 import Hl7SinkSettings
 from agent.sinks.mqtt import MqttSinkSettings
 from agent.sinks.outbox import OutboxSettings
@@ -38,7 +39,7 @@ class ConfigError(DeepECGError):
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class AgentSettings(_Settings):
@@ -138,8 +139,9 @@ def _tables(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     """The TOML lines of one settings model: its values first, then its sub-tables."""
     values: list[str] = []
     tables: list[str] = []
+    meanings = attribute_docstrings(model)
     for name, field in model.model_fields.items():
-        comment = [f"# {line}" for line in textwrap.wrap(field.description or "", 116)]
+        comment = [f"# {line}" for line in textwrap.wrap(meanings[name], 116)]
         sub = _submodel(field.annotation)
         default = field.get_default(call_default_factory=True)  # type: ignore[call-overload,unused-ignore]
         if not path and (item := _item(field.annotation)) is not None:  # any number of tables: one to be uncommented

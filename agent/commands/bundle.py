@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from agent.config import AgentSettings, ConfigError, load
-from agent.core.bundle.manifest import Engine, schema
+from agent.core.bundle.manifest import Engine, Manifest, schema
 from agent.engines.base import EngineError
 from agent.engines.bundles.archive import unpack
 from agent.engines.bundles.bundle import Bundle, BundleError, open_bundle
@@ -22,6 +22,7 @@ from agent.engines.local.machine import this_machine
 from agent.engines.local.record import Record, read_record, read_request, update_record
 from agent.engines.select import open_backend
 from agent.engines.settings import EngineSettings
+from agent.ops.docstrings import with_descriptions
 from agent.ops.logs import configure_logging
 
 StateDir = Annotated[
@@ -190,7 +191,7 @@ def shadow(
 
 def schema_() -> None:
     """Print the manifest's JSON Schema."""
-    _print_json(schema())
+    _print_json(with_descriptions(schema(), Manifest))
 
 
 @contextmanager

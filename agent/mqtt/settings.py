@@ -13,7 +13,7 @@ from agent.ops.tls import TlsSettings
 class BrokerSettings(BaseModel):
     """How to reach an MQTT broker."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = "localhost"
     """The broker's host name or address."""

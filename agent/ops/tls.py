@@ -22,7 +22,7 @@ log = structlog.get_logger()
 class TlsSettings(BaseModel):
     """Certificates and keys of one connection, by file path."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ca: Path | None = None
     """PEM file of the authorities that sign the other side's certificates. Without it a client trusts the system's."""

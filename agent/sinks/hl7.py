@@ -55,7 +55,7 @@ _ANSWER_LIMIT = 1 << 20
 class Hl7SinkSettings(BaseModel):
     """A receiver of ORU^R40 over MLLP."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = Field(min_length=1, examples=["alerts.hospital.example"])
     """Name or address of the alert manager."""

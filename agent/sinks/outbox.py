@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 class OutboxSettings(BaseModel):
     """Where alerts are kept, and for how long."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path = Path("outbox.sqlite")
     """The SQLite file; relative to the agent's state directory. It holds patient data: mode 0600, local disk only."""

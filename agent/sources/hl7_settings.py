@@ -44,7 +44,7 @@ class Peer:
 class _Sender(BaseModel):
     """Whom a rule is about; every field that is given must fit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     certificate: str | None = None
     """Common name or alternative name of the sender's verified certificate."""
@@ -88,7 +88,7 @@ class Sender(_Sender):
 class HL7SourceSettings(BaseModel):
     """Monitors and gateways that send HL7 v2 over MLLP, and the hospital's ADT."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` or `::` for every interface."""

@@ -45,7 +45,7 @@ _LONGEST_GAP = 1 << 20
 class OffsetBinarySettings(BaseModel):
     """What the flat offset-binary JSON of 12-bit devices leaves unsaid; used where the message does not say."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     baseline: float = 2047.0
     """The value at 0 mV."""

@@ -13,7 +13,7 @@ from agent.core.ecg import Lead
 class StationSettings(BaseModel):
     """The live page, /metrics and /healthz."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
     """Address to listen on. The page has no log-in: leave it on the machine itself, behind a reverse proxy."""

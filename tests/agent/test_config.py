@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from agent.config import Config, ConfigError, _item, _submodel, load, reference
+from agent.ops.docstrings import attribute_docstrings
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = "[sources.hl7]\nport = 2575\n"
@@ -24,9 +25,9 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
-def settings(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, str | None]]:
+def settings(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, str]]:
     for name, field in model.model_fields.items():
-        yield f"{path}{name}", field.description
+        yield f"{path}{name}", attribute_docstrings(model)[name]
         if (sub := _submodel(field.annotation) or _item(field.annotation)) is not None:
             yield from settings(sub, f"{path}{name}.")
 
@@ -48,7 +49,7 @@ def test_the_reference_can_be_used_and_shows_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(("key", "description"), list(settings(Config)))
-def test_every_key_says_what_it_means(key: str, description: str | None) -> None:
+def test_every_key_says_what_it_means(key: str, description: str) -> None:
     assert description, f"{key} has no docstring: deploy/agent.toml could not explain it"
 
 

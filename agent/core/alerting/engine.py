@@ -81,7 +81,7 @@ _BEFORE = -1  # the generation of a device known only from alerts of before a re
 class AlertingSettings(BaseModel):
     """When findings become alerts, beyond the thresholds and persistence of the bundle's manifest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     suppress: tuple[str, ...] = ()
     """Labels, or patterns as `ST elevation*`, that never alert here, whatever the manifest says."""

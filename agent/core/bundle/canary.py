@@ -37,7 +37,7 @@ _UNNOTICED = 0.002
 class RolloutSettings(BaseModel):
     """How an engine that this machine compiled for itself comes to serve, and how it is sent away again."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     enabled: bool = True
     """Off: no engine is tried, and none asked for. One that was promoted before serves on."""

@@ -38,7 +38,7 @@ _RESERVED = {"manifest.json", "manifest.sig", "derived.json", "derived.sig"}
 class Strict(BaseModel):
     """What a manifest is made of: nothing unknown, nothing infinite, nothing that changes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Evidence(Strict):

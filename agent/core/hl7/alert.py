@@ -45,7 +45,7 @@ _ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\
 class Hl7AlertSettings(BaseModel):
     """What our messages call themselves and what they ask of the receiver. Fields of several components: ``a^b^c``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sending_application: str = "DEEPECG"
     """MSH-3, and the reporter in OBR-2 and OBR-3; `name^EUI-64^EUI-64` where you have one."""

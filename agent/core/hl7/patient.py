@@ -33,7 +33,7 @@ class BedMap(BaseModel):
     until `lookup` names its bed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     lookup: dict[str, str] = {}
     """Bed by location as it stands in the message (`ICU^2^23`, `EUH-4TN-T435`, an EUI-64); looked at first."""

@@ -38,7 +38,7 @@ _STALE_RUN = 3  # so many old blocks in a row, each following the other, are a c
 class WindowingSettings(BaseModel):
     """How windows are cut."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seconds: int = Field(default=10, ge=1, le=60)
     """Length of a window; the networks' manifest must ask for the same."""

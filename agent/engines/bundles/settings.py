@@ -13,7 +13,7 @@ from agent.engines.bundles.signing import Trust
 class BundleSettings(BaseModel):
     """Which bundle, and whom to believe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: Path | None = None
     """Folder of the engine bundle. Default: the one that `deepecg-agent bundle activate` chose, or else the

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class ServingSettings(BaseModel):
     """How long windows may wait for the engine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     answer_within: float = Field(default=2.0, gt=0.0)
     """Seconds from a window's last sample in which its answer is due. Further models and engines on trial only get time
@@ -33,7 +33,7 @@ class ServingSettings(BaseModel):
 class ModelSettings(BaseModel):
     """A further model: what it says is shown, and is an alert only where that is asked for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bundle: Path
     """Folder of its engine bundle."""

@@ -240,11 +240,6 @@ def test_a_label_is_cut_at_its_thresholds(shipped: dict[str, Any]) -> None:
 # The JSON Schema
 
 
-def test_the_committed_schema_is_what_the_code_says() -> None:
-    committed = json.loads((ROOT / "deploy" / "manifest.schema.json").read_text(encoding="utf-8"))
-    assert committed == schema(), "run: deepecg-agent bundle schema > deploy/manifest.schema.json"
-
-
 def test_the_schema_knows_every_key_and_no_other(shipped: dict[str, Any]) -> None:
     document = schema()
 
@@ -266,4 +261,3 @@ def test_the_schema_knows_every_key_and_no_other(shipped: dict[str, Any]) -> Non
 
     walk(document, shipped, "")
     assert document["$schema"].endswith("2020-12/schema")
-    assert document["$defs"]["AlertRule"]["properties"]["open_after"]["description"]
