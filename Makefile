@@ -40,9 +40,7 @@ lock: $(VENV)/.dev
 	$(BIN)/pip freeze --exclude-editable --exclude deepecg-bedside | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed: set PYTHON=/path/to/python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@deploy/venv.sh $(VENV) $(PYTHON)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(EDITABLE) '$(PACKAGE)[recordings,broker]'
