@@ -26,11 +26,6 @@ SL_BLOCKS = (Block(8, 3), Block(12, 5, 2), Block(12, 5), Block(16, 3, 2, 24))
 TINY_SSL = SSLConfig(5, 12, (16,) * 4, 32, 2, 4, 64, 16, 4)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def shaken(net: Any) -> Any:
     """Every tensor of the network random, the running statistics too."""
     generator = torch.Generator().manual_seed(1)

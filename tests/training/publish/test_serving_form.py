@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -124,20 +123,3 @@ def test_the_reference_s_own_tensors(fixtures_dir: Path) -> None:
         found = Serving(net)(torch.from_numpy(np.load(folder / "input.npy"))).detach().numpy()
         expected = 1 / (1 + np.exp(-np.load(folder / "output.npy")))
         np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_openvino_of_it_has_no_change_of_layout_inside(fixtures_dir: Path) -> None:
-    """The point of the form: but for the input's own, no reorder is left."""
-    folder = fixtures_dir / "sl_released_random"
-    x = torch.from_numpy(np.load(folder / "input.npy"))
-    samples = x.shape[2]
-    net = sl_from_state(load_file(folder / "state.safetensors"))
-    batch = torch.export.Dim("batch", min=1, max=256)
-    model = openvino.convert_model(torch.export.export(Serving(net), (x,), dynamic_shapes=({0: batch},)))
-    model.reshape([1, 12, samples])
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    kinds = [op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ops()]
-    assert kinds.count("Reorder") <= 4, "the form does not keep the layout any more"
-    with torch.inference_mode():
-        expected = torch.sigmoid(net(x[:1])).numpy()
-    np.testing.assert_allclose(compiled({0: x[:1].numpy()})[0], expected, atol=1e-5)
