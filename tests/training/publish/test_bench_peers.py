@@ -12,7 +12,7 @@ import torch
 from agent.engines.bundles.bundle import UNSIGNED, open_bundle
 from agent.engines.compile import ONNX
 from agent.engines.local.machine import this_machine
-from training.models.kinds import Block, SLConfig
+from training.models.kinds import ConvBlock, SLConfig
 from training.models.sl import DeepECGSL
 from training.publish import bench_peers
 from training.publish.bench_peers import ENGINES, main, network
@@ -20,7 +20,7 @@ from training.publish.bench_peers import ENGINES, main, network
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    net = DeepECGSL(SLConfig(stem=8, blocks=(Block(8, 3), Block(12, 3, 2, 16)), tail=16))
+    net = DeepECGSL(SLConfig(stem=8, blocks=(ConvBlock(8, 3), ConvBlock(12, 3, 2, 16)), tail=16))
     net.initialise(torch.Generator().manual_seed(0))
     monkeypatch.setattr(bench_peers, "network", lambda _: net.eval())
     threads = torch.get_num_threads()

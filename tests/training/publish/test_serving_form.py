@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.models.kinds import Block, Codebook, SLConfig, SSLConfig, released
+from training.models.kinds import Codebook, ConvBlock, SLConfig, SSLConfig, released
 from training.models.sl import DeepECGSL, sl_from_state
 from training.models.ssl import DeepECGSSL, Pretraining, mean_over_time, ssl_from_state
 from training.publish.serving_form import Serving, ServingSSL, serving_form
@@ -59,7 +59,7 @@ def test_same_function_as_the_released_form() -> None:
 
 
 def test_any_width_expansion_one_and_odd_lengths() -> None:
-    blocks = (Block(8, 3), Block(12, 5, 2), Block(16, 3, 2, expanded=12), Block(16, 3, 1, expanded=64))
+    blocks = (ConvBlock(8, 3), ConvBlock(12, 5, 2), ConvBlock(16, 3, 2, expanded=12), ConvBlock(16, 3, 1, expanded=64))
     net = random_net(SLConfig(labels=5, stem=8, blocks=blocks, tail=24))
     for samples in (2500, 1251, 333):
         assert difference(net, torch.randn(2, 12, samples)) < 1e-11
@@ -93,7 +93,7 @@ def test_the_mean_of_whole_windows_is_the_published_pooling(fixtures_dir: Path) 
 def test_answers_are_probabilities_or_values() -> None:
     x = torch.randn(2, 12, 640)
     for net in (
-        random_net(SLConfig(labels=1, stem=8, blocks=(Block(8, 3),), tail=8)),
+        random_net(SLConfig(labels=1, stem=8, blocks=(ConvBlock(8, 3),), tail=8)),
         random_ssl(replace(TINY, labels=1)),
     ):
         with torch.inference_mode():
