@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +32,27 @@ from training.train.recipes import smoke
 EVIDENCE = Evidence(auroc=0.9, lower=0.88, upper=0.95, positive_patients=25, negative_patients=90)
 MakeContents = Callable[..., Contents]
 WriteRecord = Callable[..., FloatArray]
+MakeTable = Callable[..., WindowTable]
 MakeRecording = Callable[..., Recording]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Of torch: the tests' networks are so small that threads wait for one another, on a busy machine for minutes."""
+def settled() -> None:
+    """One thread of torch: threads of such small networks wait for one another. Garbage is sought less often."""
     torch.set_num_threads(1)
+    # A million objects of imported libraries need not be looked through for garbage in each test of a training loop.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+in_memory: MakeTable = runpy.run_path(str(Path(__file__).with_name("tables.py")))["in_memory"]
+
+
+@pytest.fixture(scope="session")
+def make_table() -> MakeTable:
+    """Makes a table of arrays; see `tables.py`."""
+    return in_memory
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +75,7 @@ def small_table() -> WindowTable:
     labels[:, index_of("Afib")] = af
     labels[:, index_of("Sinusal")] = ~af
     labels[:, index_of("Premature ventricular complex")] = rng.integers(-1, 2, n)
-    return WindowTable.in_memory(
+    return in_memory(
         signals,
         mask,
         labels,

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from training.publish.report import Validation
 
 
+SigningKey = Annotated[
+    Path | None, typer.Option("--key", help="Private key that signs the bundle; without it no agent serves it.")
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """On what engines are held against fp32 torch."""
@@ -43,7 +48,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class NetworkChoice:
     """Which network the bundle is of."""
 
     dataset: Annotated[
@@ -61,14 +66,20 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """What the bundle is called, and what it says of itself."""
+class Described:
+    """What the bundle is called, what it says of itself, and what it holds beside its engines."""
 
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0"
     name: Annotated[str, typer.Option(help="Name of the bundle; default: by network and task.")] = ""
     known: Annotated[
         Path | None, typer.Option(help="Text file of what it is known to get wrong, a line each, for its README.")
     ] = None
+    onnx: Annotated[
+        bool, typer.Option(help="Put the ONNX file into the bundle, from which wards compile for their GPU.")
+    ] = True
+    weights: Annotated[
+        bool, typer.Option(help="Put the weights into the bundle, so that deepecg-train validate needs nothing else.")
+    ] = True
 
     @property
     def weaknesses(self) -> Sequence[str]:
@@ -85,7 +96,7 @@ def compile_command(
         ),
     ],
     *,
-    network: Network,
+    network: NetworkChoice,
     engine: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,17 +108,9 @@ def compile_command(
         list[str] | None,
         typer.Option(help="Compute capability that a tensorrt-rtx engine is for, as 8.9; again for more."),
     ] = None,
-    identity: Identity,
-    key: Annotated[
-        Path | None, typer.Option(help="Private key that signs the bundle; without it no agent serves it.")
-    ] = None,
+    described: Described,
+    key: SigningKey = None,
     passphrase_file: PassphraseFile = None,
-    onnx: Annotated[
-        bool, typer.Option(help="Put the ONNX file into the bundle, from which wards compile for their GPU.")
-    ] = True,
-    weights: Annotated[
-        bool, typer.Option(help="Put the weights into the bundle, so that deepecg-train validate needs nothing else.")
-    ] = True,
     limits: Annotated[Path | None, typer.Option(help="JSON file of the gate's limits; default: the project's.")] = None,
     drop_failing: Annotated[
         bool, typer.Option("--drop-failing", help="Leave out an engine that fails, instead of writing no bundle.")
@@ -122,16 +125,14 @@ def compile_command(
 
     signer = private_key(key, passphrase_file) if key is not None else None  # a wrong one is known before the work
     gate = _limits(limits)  # what cannot be is said before the work
-    contents = replace(_contents(places, network, identity), limits=gate, keep_weights=weights)
+    contents = replace(_contents(places, network, described), limits=gate, keep_weights=described.weights)
     asked = _asked(contents, engine)
-    compared_on = comparison.data or network.dataset
-    table = WindowTable.open(compared_on) if compared_on is not None else None
-
+    data = comparison.data or network.dataset
+    table = WindowTable.open(data) if data is not None else None
     typer.echo("exporting the network", err=True)
-    source = sources_of(exported(contents), onnx=onnx or any(one.flavour != "openvino" for one in asked))
+    source = sources_of(exported(contents), onnx=described.onnx or any(one.flavour != "openvino" for one in asked))
     built, left_out = compile_all(source, asked, capabilities=capability or (), drop_failing=drop_failing)
-    for sentence in left_out:
-        typer.echo(sentence)
+    typer.echo("".join(f"{sentence}\n" for sentence in left_out), nl=False)
     seconds = {f"{one.flavour}-{one.precision}": one.seconds for one in built}
     manifest = publish(
         places[-1],
@@ -173,19 +174,19 @@ def validate_command(
         )
 
 
-def _contents(places: Sequence[Path], network: Network, identity: Identity) -> Contents:
+def _contents(places: Sequence[Path], network: NetworkChoice, described: Described) -> Contents:
     """All of the bundle but its engines, of a run or of a model folder."""
     if len(places) != (1 if network.model else 2):
         raise ValueError("name the run and the bundle, in this order, or the bundle alone and a model folder: --model")
-    _check("version", identity.version)
-    if identity.name:
-        _check("name", identity.name)
+    _check("version", described.version)
+    if described.name:
+        _check("name", described.name)
     if network.model is not None:
-        return _of_model(network.model, identity, network.leads)
+        return _of_model(network.model, described, network.leads)
     if network.dataset is None:
         raise ValueError(f"name the dataset of {places[0]}: --dataset")
     recipe = recipe_named(network.recipe, leads=network.leads)
-    return _of_run(places[0], network.dataset, recipe, network.shipped, identity)
+    return _of_run(places[0], network.dataset, recipe, network.shipped, described)
 
 
 def _asked(contents: Contents, engines: Sequence[str] | None) -> Sequence[Asked]:
@@ -196,7 +197,7 @@ def _asked(contents: Contents, engines: Sequence[str] | None) -> Sequence[Asked]
     return once([asked_from(text) for text in engines]) if engines else defaults(family_of(contents.net))
 
 
-def _of_run(output: Path, dataset: Path, recipe: Recipe, shipped: str, called: Identity) -> Contents:
+def _of_run(output: Path, dataset: Path, recipe: Recipe, shipped: str, called: Described) -> Contents:
     """What the bundle of a run's network says."""
     from training.commands.bundle import network_of_run, rules_of
     from training.data import WindowTable
@@ -249,7 +250,7 @@ def _checked_scores(output: Path, recipe: Recipe, shipped: str) -> tuple[list[in
     return folds, by_group
 
 
-def _of_model(folder: Path, called: Identity, leads: str) -> Contents:
+def _of_model(folder: Path, called: Described, leads: str) -> Contents:
     """What the bundle of a model folder says: nothing of how well it does."""
     from training.models.ssl import Pretraining
     from training.models.weights import load_network, read_config

@@ -7,7 +7,7 @@ The public interface::
     deepecg-train prepare DATASET FOLDER        # once: reads, checks, finds copies, cuts, preprocesses, writes
     table = WindowTable.open(dataset)
     x, mask = table.batch(index)                # (B, 12, 2500) float32 in mV; (B, 12) leads that are in it
-    x *= table.network_preprocessing.gain       # now network input
+    x *= Preprocessing().gain                   # now network input (agent.core.preprocessing)
     table.labels[index]                         # (B, 77) int8 in SL order: 1, 0, -1 = unknown (mask it out)
     table.targets["lvef"][index]                # (B,) float32 of another task, NaN = unknown
     table.folds(5)                              # fold by patient; -1 = held out for the demo: never train on it

@@ -19,8 +19,7 @@ from agent.core.leads import FROM_I_AND_II, LEAD_INDEX
 from agent.core.preprocessing import Preprocessing
 from training.data.recording import Licence, fold_of
 from training.data.store import FORMAT, SHARDS, TABLE
-from training.data.windows import COUNTS_PER_MV, MOST
-from training.defaults import STEP_SECONDS
+from training.data.windows import COUNTS_PER_MV
 
 _BITS = 1 << np.arange(len(LEADS))
 
@@ -104,12 +103,6 @@ class WindowTable:
     def __len__(self) -> int:
         return len(self.first_row)
 
-    @property
-    def network_preprocessing(self) -> Preprocessing:
-        """The same with the gain that networks are fed with: what a bundle's manifest states, and the factor that a
-        consumer applies to a batch."""
-        return self.preprocessing.model_copy(update={"gain": Preprocessing().gain})
-
     def batch(self, index: NDArray[np.int64], derive: bool = True) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Windows (B, 12, T) float32 in mV, preprocessed, and the leads (B, 12) that are in them.
 
@@ -190,64 +183,6 @@ class WindowTable:
             targets={name: values[of] for name, values in targets.items()},
             **{name: values[of] for name, values in columns.items()},
             **windows,
-        )
-
-    @classmethod
-    def in_memory(
-        cls,
-        signals: FloatArray,
-        lead_mask: NDArray[np.bool_],
-        labels: NDArray[np.int8],
-        patient: Sequence[str],
-        *,
-        sources: Sequence[str] = ("made",),
-        preprocessing: Preprocessing | None = None,
-        reports: Sequence[str] = (),
-        **columns: Any,
-    ) -> Self:
-        """A small table without files, for tests and trials.
-
-        Args:
-            signals: (n, 12, T) mV; what ``lead_mask`` (n, 12) leaves out is not kept.
-            labels: (n, 77).
-            patient: (n,).
-            sources: Names; column ``source`` (n,) points at them, all at the first where it is not given.
-            preprocessing: Default: 250 Hz, as long as the signals, gain 1.
-            reports: (n,) texts.
-            columns: Any other array of the table. ``record`` is the patient where it is not given, ``start`` counts a
-                record's windows, and the rest is unknown or False.
-        """
-        n, samples = len(signals), signals.shape[2]
-        rows = np.clip(np.rint(signals[lead_mask] * COUNTS_PER_MV), -MOST, MOST).astype(np.int16)
-        counts = lead_mask.sum(axis=1)
-        record = np.asarray(columns.pop("record", patient), str)
-        _, number = np.unique(record, return_inverse=True)
-        defaults: dict[str, Any] = {
-            "shard": np.zeros(n, np.int32),
-            "first_row": (np.cumsum(counts) - counts).astype(np.int32),
-            "source": np.zeros(n, np.int16),
-            "site": np.full(n, "", "U1"),
-            "age": np.full(n, np.nan, np.float32),
-            "sex": np.full(n, "", "U1"),
-            "start": np.array([STEP_SECONDS * np.sum(number[:i] == k) for i, k in enumerate(number)], np.float32),
-            "targets": {},
-            "continuous": np.zeros(n, bool),
-            "held_out": np.zeros(n, bool),
-            # With reports every window is a recording of its own, for that is what a report belongs to.
-            "recording": (np.arange(n) if reports else number).astype(np.int32),
-        }
-        return cls(
-            sources=tuple(sources),
-            licence=(Licence("made for a test"),) * len(sources),
-            preprocessing=preprocessing or Preprocessing(seconds=samples / 250.0, gain=1.0),
-            step=STEP_SECONDS,
-            rows=(rows,),
-            lead_mask=lead_mask,
-            labels=labels,
-            record=record,
-            patient=np.asarray(patient, str),
-            report_of=tuple(reports),
-            **defaults | columns,
         )
 
 

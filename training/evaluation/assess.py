@@ -64,23 +64,8 @@ def assess(
         ValueError: validation and test share a patient, or there is no test case.
     """
     settings = settings or StudySettings()
-    if len(test) == 0:
-        raise ValueError("there are no test cases")
-    if validation is not None:
-        if thresholds is None:
-            thresholds = choose(validation, settings.rule, weigh=settings.weigh)
-        if shared := shared_patients(validation, test):
-            raise ValueError(
-                f"{len(shared)} patient{' is' if len(shared) == 1 else 's are'} in both the validation and the test "
-                "cases: nothing may be chosen on patients on whom it is reported; split by patient"
-            )
-        if not set(validation.names) & set(test.names):
-            raise ValueError("the validation and the test cases have no output in common; take both from one model")
-    at = np.full(len(test.names), np.nan)
-    if thresholds is not None:
-        check_apart(thresholds, test)
-        at = thresholds.of(test.names)
-
+    thresholds = _agreed(test, settings, validation, thresholds)
+    at = np.full(len(test.names), np.nan) if thresholds is None else thresholds.of(test.names)
     draws = _draws(test, settings)
     counted = counts(test)
     outputs, ranked = [], {}
@@ -91,11 +76,8 @@ def assess(
             ranked[name] = ranks
     sums = _Sums(confusion(test, at, settings.weigh), _each(draws, lambda r: r.sums(cells(test, at, settings.weigh))))
     outputs = _rated(outputs, at, sums, settings.level)
-    common = None
     if validation is not None:
         outputs = _calibrated(test, validation, outputs)
-        known = (validation.truth >= 0) & ~np.isnan(validation.probability)
-        common = fit_common_temperature(validation).temperature if known.any() else None
     severity = severity_figures(test.names, test.truth, apply(thresholds, test), draws) if thresholds else None
     place = {name: i for i, name in enumerate(ordered(test.names))}
     groups = groupings(test.names)
@@ -113,7 +95,7 @@ def assess(
         strata=tuple(_strata(test, draws["patients"], settings, progress)),
         thresholds=thresholds.origin if thresholds else "",
         warnings=thresholds.warnings if thresholds else (),
-        common_temperature=common,
+        common_temperature=_common_temperature(validation),
         severity=severity,
         fairness=fairness(
             test,
@@ -126,6 +108,38 @@ def assess(
         ),
         resources=resources,
     )
+
+
+def _agreed(
+    test: Cases, settings: StudySettings, validation: Cases | None, thresholds: Thresholds | None
+) -> Thresholds | None:
+    """The thresholds: those given, or chosen on the validation cases; None without either.
+
+    Raises:
+        ValueError: there is no test case, or something would be chosen on patients on whom it is reported.
+    """
+    if len(test) == 0:
+        raise ValueError("there are no test cases")
+    if validation is not None:
+        if thresholds is None:
+            thresholds = choose(validation, settings.rule, weigh=settings.weigh)
+        if shared := shared_patients(validation, test):
+            raise ValueError(
+                f"{len(shared)} patient{' is' if len(shared) == 1 else 's are'} in both the validation and the test "
+                "cases: nothing may be chosen on patients on whom it is reported; split by patient"
+            )
+        if not set(validation.names) & set(test.names):
+            raise ValueError("the validation and the test cases have no output in common; take both from one model")
+    if thresholds is not None:
+        check_apart(thresholds, test)
+    return thresholds
+
+
+def _common_temperature(validation: Cases | None) -> float | None:
+    """One temperature for all outputs, or None where no validation case has both a probability and the truth."""
+    if validation is None or not ((validation.truth >= 0) & ~np.isnan(validation.probability)).any():
+        return None
+    return fit_common_temperature(validation).temperature
 
 
 def _watched(items: Iterable[T], what: str, progress: bool) -> Iterable[T]:

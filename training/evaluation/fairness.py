@@ -31,7 +31,7 @@ BANDS = (0.0, 18.0, 40.0, 65.0, 80.0, math.inf)
 """Years: from each up to the next."""
 POOLED, MEAN = "All outputs, pooled", "Mean over outputs"
 FIGURES = ("tpr", "fpr", "auroc", "auprc")
-Verdict = Literal["below .010", "above .010", "undecided"]
+SpreadVerdict = Literal["below .010", "above .010", "undecided"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Disparity:
     lowest: str
     from_reference: Mapping[str, Estimate]
     """Each other group's figure minus the reference group's."""
-    verdict: Verdict
+    verdict: SpreadVerdict
     """Whether the groups differ by less than .010."""
 
 

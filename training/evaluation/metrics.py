@@ -210,11 +210,6 @@ def rates(sums: Array) -> dict[str, Array]:
         }
 
 
-def brier(cases: Cases, weigh: Weigh = "case") -> Array:
-    """(L,) mean squared distance of probability and truth; NaN where nothing is known."""
-    return rates(confusion(cases, np.full(len(cases.names), np.nan), weigh))["brier"]
-
-
 @dataclass(frozen=True, slots=True)
 class Score:
     """Point figures of one output."""

@@ -1,4 +1,4 @@
-"""Another ward has other priors: what becomes of the probabilities, and of PPV and NPV.
+"""Another ward has other priors: how they are found, and what becomes of PPV and NPV.
 
 All of it assumes *label shift*: the findings are commoner or rarer, but look the same (p(ECG | finding) is unchanged).
 """
@@ -9,27 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.core.ecg import FloatArray
 from training.evaluation.ranking import Array, Numbers
 
 PREVALENCES = (0.001, 0.01, 0.05, 0.1, 0.2)
 """At which predictive values are told."""
-
-
-def correct_prior(probability: Numbers, old: float, new: float) -> FloatArray:
-    """Probabilities under another prior (Saerens et al., Neural Comput. 2002, equation 2.4).
-
-    ``old`` is the prior of the data on which they are calibrated (their training data), ``new`` the ward's.
-
-    Raises:
-        ValueError: a prior is not between 0 and 1.
-    """
-    if not (0 < old < 1 and 0 < new < 1):
-        raise ValueError(f"priors lie between 0 and 1 and are neither; got {old:g} and {new:g}")
-    p = np.asarray(probability, np.float64)
-    yes, no = p * new / old, (1 - p) * (1 - new) / (1 - old)
-    corrected: FloatArray = (yes / (yes + no)).astype(np.float32)
-    return corrected
 
 
 @dataclass(frozen=True, slots=True)

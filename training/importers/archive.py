@@ -28,7 +28,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from training.importers.names import Limits, Name, StorageRef, TensorRef, WeightsError, short
+from training.importers.names import ImportLimits, Name, StorageRef, TensorRef, WeightsError, short
 from training.importers.unpickler import storage_of, unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -79,7 +79,7 @@ class Archive:
 
 
 @contextmanager
-def open_archive(path: Path, limits: Limits | None = None) -> Iterator[Archive]:
+def open_archive(path: Path, limits: ImportLimits | None = None) -> Iterator[Archive]:
     """An archive of one of the layouts above.
 
     Raises:
@@ -90,7 +90,7 @@ def open_archive(path: Path, limits: Limits | None = None) -> Iterator[Archive]:
         raise FileNotFoundError(f"no file {path}; name the file of the published weights")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty: download it again")
-    limits = limits or Limits()
+    limits = limits or ImportLimits()
     with path.open("rb") as file:
         try:
             head = _at(file, 0, 1024)
@@ -139,7 +139,7 @@ def _what_else(head: bytes) -> str:
     return "this is no file of weights: give what torch.save or torch.jit.save wrote, or safetensors"
 
 
-def _zip(file: BinaryIO, limits: Limits) -> Archive:
+def _zip(file: BinaryIO, limits: ImportLimits) -> Archive:
     try:
         with zipfile.ZipFile(file) as archive:
             found = archive.infolist()
@@ -170,7 +170,7 @@ def _zip(file: BinaryIO, limits: Limits) -> Archive:
     return Archive("TorchScript archive" if script else "torch.save", root, bytes_of)
 
 
-def _entries(found: list[zipfile.ZipInfo], length: int, limits: Limits) -> Mapping[str, zipfile.ZipInfo]:
+def _entries(found: list[zipfile.ZipInfo], length: int, limits: ImportLimits) -> Mapping[str, zipfile.ZipInfo]:
     """The entries by name. What PyTorch never writes is refused: it would be there to deceive."""
     if len(found) > limits.names:
         raise WeightsError(f"the archive has {len(found)} entries, more than {limits.names}")
@@ -205,7 +205,7 @@ def _stored(file: BinaryIO, entry: zipfile.ZipInfo) -> bytes:
     return raw
 
 
-def _legacy(file: BinaryIO, limits: Limits) -> Archive:
+def _legacy(file: BinaryIO, limits: ImportLimits) -> Archive:
     """Magic number, version, machine, the object, the storages' keys: five pickles; then count and bytes of each."""
     storages: dict[str, StorageRef] = {}
 

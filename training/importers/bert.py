@@ -21,7 +21,7 @@ from agent.core.labels import LABEL_NAMES
 from agent.core.preprocessing import Preprocessing
 from training.importers.archive import open_archive
 from training.importers.contents import contents
-from training.importers.names import Limits, WeightsError
+from training.importers.names import ImportLimits, WeightsError
 from training.labels.published import bert_thresholds
 from training.models.kinds import DIAGNOSES
 from training.models.weights import CONFIG, EMBEDDED, WEIGHTS, ModelConfig, Provenance, some, write_folder
@@ -35,7 +35,9 @@ _CODE = ("auto_map", "custom_pipelines")
 _LARGEST_TEXT = 2**25
 
 
-def import_bert(folder: Path, target: Path, *, progress: bool = False, limits: Limits | None = None) -> ModelConfig:
+def import_bert(
+    folder: Path, target: Path, *, progress: bool = False, limits: ImportLimits | None = None
+) -> ModelConfig:
     """Read a transformers folder of BERT with 77 outputs, write one of safetensors and text.
 
     Raises:
@@ -116,7 +118,7 @@ def _text(path: Path) -> bytes:
     return content
 
 
-def _tensors(source: Path, *, progress: bool, limits: Limits | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _tensors(source: Path, *, progress: bool, limits: ImportLimits | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """By the names that transformers gives them today, in float32."""
     notes = []
     tensors: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from training.importers.names import Foreign, Limits, Name, TensorRef, WeightsError, short
+from training.importers.names import Foreign, ImportLimits, Name, TensorRef, WeightsError, short
 
 STATES = ("model", "state_dict", "model_state_dict", "module")
 """Keys under which checkpoints keep the state dict, or the module itself."""
@@ -38,12 +38,12 @@ class Contents:
     """By path; empty for a state dict."""
 
 
-def contents(root: Any, limits: Limits | None = None) -> Contents:
+def contents(root: Any, limits: ImportLimits | None = None) -> Contents:
     """What an archive's root holds.
 
     Raises WeightsError if it is nothing that holds named tensors.
     """
-    limits = limits or Limits()
+    limits = limits or ImportLimits()
     if isinstance(root, dict):
         return _of_dict(root, limits)
     if isinstance(root, Foreign):
@@ -51,7 +51,7 @@ def contents(root: Any, limits: Limits | None = None) -> Contents:
     raise WeightsError(f"the file holds a {type(root).__name__}; give a state dict, a module, or a checkpoint")
 
 
-def _of_dict(root: Mapping[Any, Any], limits: Limits) -> Contents:
+def _of_dict(root: Mapping[Any, Any], limits: ImportLimits) -> Contents:
     for key in STATES:
         inner = root.get(key)
         if isinstance(inner, Foreign) or (isinstance(inner, dict) and any(_is_tensor(v) for v in inner.values())):
@@ -81,7 +81,7 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, TensorRef)
 
 
-def _of_module(root: Foreign, limits: Limits) -> Contents:
+def _of_module(root: Foreign, limits: ImportLimits) -> Contents:
     script = root.cls.root == "__torch__"
     tensors: dict[str, TensorRef] = {}
     modules: dict[str, Module] = {}
@@ -105,7 +105,7 @@ def _of_module(root: Foreign, limits: Limits) -> Contents:
     return Contents("TorchScript archive" if script else "pickled module", tensors, modules=modules)
 
 
-def _modules(root: Foreign, limits: Limits, *, script: bool) -> Iterator[tuple[str, Foreign]]:
+def _modules(root: Foreign, limits: ImportLimits, *, script: bool) -> Iterator[tuple[str, Foreign]]:
     """Every module with its path, parents first."""
     waiting = [("", root, 0)]
     seen = 0
@@ -123,7 +123,7 @@ def _modules(root: Foreign, limits: Limits, *, script: bool) -> Iterator[tuple[s
                 waiting.append((f"{path}.{name}" if path else name, child, depth + 1))
 
 
-def _check(name: Any, limits: Limits) -> None:
+def _check(name: Any, limits: ImportLimits) -> None:
     """A name that a sentence can hold, and that grows no path without end."""
     if not isinstance(name, str) or not 0 < len(name) <= limits.letters or not name.isprintable():
         raise WeightsError("the file has modules or tensors with names that none has: it is damaged")

@@ -24,7 +24,7 @@ from agent.simulator.ecg import Rhythm, synthesize
 from training.importers.archive import Archive, open_archive
 from training.importers.contents import contents, differences, packages
 from training.importers.layouts import Layout, layout_of
-from training.importers.names import Limits, TensorRef, WeightsError
+from training.importers.names import ImportLimits, TensorRef, WeightsError
 from training.importers.settings import FairseqSettings, checked, settings_of
 from training.importers.tasks import labels_of, task_of, thresholds_for
 from training.models import sl, ssl
@@ -79,7 +79,7 @@ class Imported:
 
 
 def import_file(
-    path: Path, folder: Path, asked: Asked | None = None, *, progress: bool = False, limits: Limits | None = None
+    path: Path, folder: Path, asked: Asked | None = None, *, progress: bool = False, limits: ImportLimits | None = None
 ) -> Imported:
     """Read one published file, write one model folder.
 
@@ -87,7 +87,7 @@ def import_file(
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged or hostile, or of another network; or the folder holds something else.
     """
-    asked, limits = asked or Asked(), limits or Limits()
+    asked, limits = asked or Asked(), limits or ImportLimits()
     with open_archive(path, limits) as archive:
         found = contents(archive.root, limits)
         settings = settings_of(found.settings)

@@ -28,7 +28,7 @@ class WeightsError(DeepECGError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ImportLimits:
     """What a file may ask for. The defaults are ten times what the largest published file needs."""
 
     pickle_bytes: int = 2**28

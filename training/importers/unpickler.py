@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 from training.importers.names import (
     STORAGES,
     Foreign,
-    Limits,
+    ImportLimits,
     Name,
     StorageRef,
     WeightsError,
@@ -42,7 +42,7 @@ class Stream(Protocol):
 def unpickle(
     stream: Stream | IO[bytes],
     persistent: Callable[[Any], Any] | None = None,
-    limits: Limits | None = None,
+    limits: ImportLimits | None = None,
 ) -> Any:
     """The object that the next pickle of the stream describes; the stream is left behind its end.
 
@@ -54,7 +54,7 @@ def unpickle(
     Raises:
         WeightsError: The pickle is cut off or broken, asks for too much, or for something that is refused.
     """
-    return _Machine(persistent or storage_of, limits or Limits()).run(stream)
+    return _Machine(persistent or storage_of, limits or ImportLimits()).run(stream)
 
 
 def storage_of(identity: Any) -> StorageRef | Name:
@@ -77,7 +77,7 @@ def storage_of(identity: Any) -> StorageRef | Name:
 class _Machine:
     """One run: a stack, the stacks below its marks, and a memo."""
 
-    def __init__(self, persistent: Callable[[Any], Any], limits: Limits) -> None:
+    def __init__(self, persistent: Callable[[Any], Any], limits: ImportLimits) -> None:
         self.persistent, self.limits = persistent, limits
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []

@@ -251,8 +251,6 @@ def train(
     import torch
     from tqdm import tqdm
 
-    from training.train.checkpoint import load, save
-
     if shared := set(examples.patients) & set(validation.patients):
         raise ValueError(f"{len(shared)} patients are both learnt from and validated on; split the reports by patient")
     learnt = learnable(examples.labels)
@@ -264,64 +262,103 @@ def train(
         net = new_network(recipe, tokeniser.get_vocab_size(), examples.labels)
     else:
         net, tokeniser = started_from(start)
-    identity = _identity(recipe, examples, validation, tokeniser, start)
+    run = _Run(recipe, net, len(examples.texts), _identity(recipe, examples, validation, tokeniser, start))
+    if checkpoint.exists():
+        run.resume(checkpoint)
     ids = [e.ids for e in tokeniser.encode_batch(list(examples.texts))]
     target = torch.from_numpy(np.where(learnt, examples.labels, -1).astype(np.float32))
-    optimiser = torch.optim.AdamW(net.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    per_epoch = -(-len(ids) // recipe.batch)
-    total, rise = per_epoch * recipe.epochs, max(1, round(per_epoch * recipe.epochs * recipe.warmup))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / rise, max(0.0, (total - step) / max(1, total - rise)))
-    )
-    best, best_state, since, epoch = -1.0, net.state_dict(), 0, 0
-    if checkpoint.exists():
-        state = load(checkpoint)
-        if state["identity"] != identity:
-            raise ValueError(f"{checkpoint} is of another recipe or other reports; name another folder, or remove it")
-        net.load_state_dict(state["net"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        best, best_state, since, epoch = state["best"], state["best_net"], state["since"], state["epoch"]
     reader = ReportClassifier(net, tokeniser, np.full(len(LABEL_NAMES), np.nan))
-    while epoch < recipe.epochs and since < recipe.patience:
-        torch.manual_seed(recipe.seed * 1000 + epoch + 1)  # an epoch's order and dropout depend on nothing before it
-        generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
-        net.train()
-        bar = tqdm(total=per_epoch, desc=f"epoch {epoch + 1}", unit="batch", disable=not progress, mininterval=5)
-        for rows in _batches(ids, recipe.batch, generator):
-            optimiser.zero_grad(set_to_none=True)
-            loss = masked_loss(net, [ids[row] for row in rows], target[torch.from_numpy(rows)])
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            bar.update()
-        bar.close()
-        net.train(mode=False)
-        figure = average_precision(validation.labels[:, learnt], reader.probabilities(validation.texts)[:, learnt])
-        epoch, since = epoch + 1, since + 1
-        if figure > best:
-            best, since = figure, 0
-            best_state = {key: value.clone() for key, value in net.state_dict().items()}
+    while run.epoch < recipe.epochs and run.since < recipe.patience:
+        run.train_epoch(ids, target, progress=progress)
+        found = reader.probabilities(validation.texts)[:, learnt]
+        run.judge(average_precision(validation.labels[:, learnt], found))
         if progress:
-            tqdm.write(f"epoch {epoch}: mean average precision {figure:.4f}, best {best:.4f}")
-        save(
-            checkpoint,
-            {
-                "identity": identity,
-                "net": net.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(),
-                "best": best,
-                "best_net": best_state,
-                "since": since,
-                "epoch": epoch,
-            },
-        )
-    net.load_state_dict(best_state)
+            tqdm.write(f"epoch {run.epoch}: mean average precision {run.figure:.4f}, best {run.best:.4f}")
+        run.write(checkpoint)
+    net.load_state_dict(run.best_state)
     net.train(mode=False)
     thresholds = best_thresholds(validation.labels, reader.probabilities(validation.texts))
     return ReportClassifier(net, tokeniser, np.where(learnt, thresholds, np.nan))
+
+
+class _Run:
+    """A run's network, optimiser and best state; what of it is in a checkpoint, `write` and `resume` say."""
+
+    def __init__(self, recipe: Recipe, net: BertForSequenceClassification, reports: int, identity: str) -> None:
+        import torch
+
+        self.recipe, self.net, self.identity = recipe, net, identity
+        self.per_epoch = -(-reports // recipe.batch)
+        total = self.per_epoch * recipe.epochs
+        rise = max(1, round(total * recipe.warmup))
+        self.optimiser = torch.optim.AdamW(net.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: min((step + 1) / rise, max(0.0, (total - step) / max(1, total - rise)))
+        )
+        self.figure, self.best, self.best_state = -1.0, -1.0, net.state_dict()
+        self.since, self.epoch = 0, 0
+
+    def train_epoch(self, ids: Sequence[Sequence[int]], target: torch.Tensor, *, progress: bool) -> None:
+        """One pass over all reports, in an order of the epoch's own."""
+        import torch
+        from tqdm import tqdm
+
+        seed = self.recipe.seed * 1000 + self.epoch
+        torch.manual_seed(seed + 1)  # an epoch's order and dropout depend on nothing before it
+        generator = torch.Generator().manual_seed(seed)
+        self.net.train()
+        title = f"epoch {self.epoch + 1}"
+        with tqdm(total=self.per_epoch, desc=title, unit="batch", disable=not progress, mininterval=5) as bar:
+            for rows in _batches(ids, self.recipe.batch, generator):
+                self.optimiser.zero_grad(set_to_none=True)
+                loss = masked_loss(self.net, [ids[row] for row in rows], target[torch.from_numpy(rows)])
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+                self.optimiser.step()
+                self.schedule.step()
+                bar.update()
+        self.net.train(mode=False)
+
+    def judge(self, figure: float) -> None:
+        """Count an epoch, and keep its weights if none was better."""
+        self.figure = figure
+        self.epoch, self.since = self.epoch + 1, self.since + 1
+        if figure > self.best:
+            self.best, self.since = figure, 0
+            self.best_state = {key: value.clone() for key, value in self.net.state_dict().items()}
+
+    def write(self, checkpoint: Path) -> None:
+        """Write all that `resume` needs."""
+        from training.train.checkpoint import save
+
+        content = {
+            "identity": self.identity,
+            "net": self.net.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "best": self.best,
+            "best_net": self.best_state,
+            "since": self.since,
+            "epoch": self.epoch,
+        }
+        save(checkpoint, content)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Take up the run where its checkpoint left it.
+
+        Raises:
+            ValueError: the checkpoint is of another run.
+        """
+        from training.train.checkpoint import load
+
+        state = load(checkpoint)
+        if state["identity"] != self.identity:
+            raise ValueError(f"{checkpoint} is of another recipe or other reports; name another folder, or remove it")
+        self.net.load_state_dict(state["net"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.best, self.best_state = state["best"], state["best_net"]
+        self.since, self.epoch = state["since"], state["epoch"]
 
 
 def masked_loss(net: BertForSequenceClassification, ids: Sequence[Sequence[int]], target: torch.Tensor) -> torch.Tensor:

@@ -1,17 +1,13 @@
-"""Numbers that the authors of DeepECG published about the 77 labels: orders, the SSL→SL permutation, thresholds.
+"""Thresholds that the authors of DeepECG published for the 77 labels and the biomarkers; DeepECG-SSL's order in ours.
 
 The JSON files in ``published/`` are copies of those of the public DeepECG code and its model cards (organisation
 ``heartwise``, Apache-2.0; Nolin-Lapalme et al., European Heart Journal 2026, ehaf1119), one entry a line:
 
-``labels.json``
-    The names in the order of DeepECG-SL's outputs and of DeepECG-SSL's, the permutation, the six categories.
 ``bert_thresholds.json``
     Of the report classifier ``Bert_diagnosis2classification``, .22 to .65, and of the categories.
 ``77_tasks_final.json``
     Youden thresholds of DeepECG-SL and DeepECG-SSL by label and category. "Acute pericarditis" is there only as its
     category, whose one label it is.
-``wcr_77_classes_ecg_machine_diagnosis.json``
-    Figures and Youden thresholds of DeepECG-SSL on its training set; "Brugada" has none.
 ``digital_biomarker_final.json``
     Thresholds of the five digital biomarkers.
 
@@ -59,16 +55,6 @@ def _in_order(numbers: Mapping[str, float | None]) -> Array:
     return array
 
 
-def sl_names() -> tuple[str, ...]:
-    """The 77 names as published, in the order of DeepECG-SL's outputs."""
-    return tuple(_read("labels")["sl_order"])
-
-
-def ssl_names() -> tuple[str, ...]:
-    """The 77 names as published, in the order of DeepECG-SSL's outputs."""
-    return tuple(_read("labels")["ssl_order"])
-
-
 def ssl_to_sl(probabilities: FloatArray) -> FloatArray:
     """(…, 77) outputs of DeepECG-SSL in the order of DeepECG-SL's, which is that of ``LABELS``. A copy.
 
@@ -98,13 +84,6 @@ def thresholds_sl() -> Array:
 def thresholds_ssl() -> Array:
     """(77,) of DeepECG-SSL's probabilities **in SL order** (use `ssl_to_sl` first), Youden."""
     return _tasks("SSL")
-
-
-@cache
-def thresholds_ssl_training() -> Array:
-    """(77,) in SL order: Youden on DeepECG-SSL's training set (the file beside its weights); NaN for "Brugada"."""
-    figures = _read("wcr_77_classes_ecg_machine_diagnosis")
-    return _in_order({label.name: figures[label.name]["threshold"] for label in LABELS})
 
 
 @cache

@@ -35,7 +35,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class ConvBlock:
     """One block of the body."""
 
     out: int
@@ -51,20 +51,22 @@ class SLConfig:
 
     labels: int = 77
     stem: int = 12
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[ConvBlock, ...] = ()
     tail: int = 640
     leads: int = 12
     stem_kernel: int = 3
     drop_path: float = 0.304
-    """Chance that the residual branch of a sample is dropped while training (stochastic depth)."""
+    """Probability that the residual branch of a sample is dropped while training (stochastic depth)."""
 
 
-def stage(out: int, count: int, kernel: int, stride: int, *, expansion: float | None, width_in: int) -> list[Block]:
+def stage(out: int, count: int, kernel: int, stride: int, *, expansion: float | None, width_in: int) -> list[ConvBlock]:
     """`count` blocks of one width, the first with `stride`; expansion None makes fused blocks."""
     blocks = []
     for i in range(count):
         wide = width_in if i == 0 else out
-        blocks.append(Block(out, kernel, stride if i == 0 else 1, None if expansion is None else int(wide * expansion)))
+        blocks.append(
+            ConvBlock(out, kernel, stride if i == 0 else 1, None if expansion is None else int(wide * expansion))
+        )
     return blocks
 
 

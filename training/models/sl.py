@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from training.models.kinds import Block, SLConfig
+from training.models.kinds import ConvBlock, SLConfig
 
 LEAKY_SLOPE = 0.01
 
@@ -62,33 +62,33 @@ class SqueezeExcite(nn.Module):
         return x * gates
 
 
-def drop_path(x: Tensor, chance: float) -> Tensor:
+def drop_path(x: Tensor, rate: float) -> Tensor:
     """Stochastic depth: whole samples of a residual branch are zeroed, the others scaled to keep the mean."""
-    keep = torch.empty(x.shape[0], *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1.0 - chance)
-    return x * keep / (1.0 - chance)
+    keep = torch.empty(x.shape[0], *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1.0 - rate)
+    return x * keep / (1.0 - rate)
 
 
 class FusedBlock(nn.Module):
     """One full convolution, then squeeze and excitation. The published network expands nothing here."""
 
-    def __init__(self, width_in: int, block: Block, chance: float) -> None:
+    def __init__(self, width_in: int, block: ConvBlock, drop_rate: float) -> None:
         super().__init__()
         self.fused_conv = convolution(width_in, block.out, block.kernel, block.stride, act=True)
         self.se = SqueezeExcite(block.out, block.out // 4)
         self.residual = width_in == block.out and block.stride == 1
-        self.chance = chance
+        self.drop_rate = drop_rate
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         y: Tensor = self.se(self.fused_conv(x))
         if not self.residual:
             return y
-        return x + (drop_path(y, self.chance) if self.training and self.chance > 0 else y)
+        return x + (drop_path(y, self.drop_rate) if self.training and self.drop_rate > 0 else y)
 
 
 class MBConvBlock(nn.Module):
     """Expand 1×1, depthwise over time, squeeze and excitation, project 1×1."""
 
-    def __init__(self, width_in: int, block: Block, expanded: int, chance: float) -> None:
+    def __init__(self, width_in: int, block: ConvBlock, expanded: int, drop_rate: float) -> None:
         super().__init__()
         # A state without this key (expansion 1) has the depthwise convolution work on the input itself.
         self.expand_conv = convolution(width_in, expanded, 1, act=True) if expanded != width_in else nn.Identity()
@@ -96,14 +96,14 @@ class MBConvBlock(nn.Module):
         self.se = SqueezeExcite(expanded, expanded // 4)
         self.project_conv = convolution(expanded, block.out, 1, act=False)
         self.residual = width_in == block.out and block.stride == 1
-        self.chance = chance
+        self.drop_rate = drop_rate
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         y: Tensor = self.expand_conv(x)  # (B, E, T)
         y = self.project_conv(self.se(self.depthwise_conv(y)))  # (B, C, T / stride)
         if not self.residual:
             return y
-        return x + (drop_path(y, self.chance) if self.training and self.chance > 0 else y)
+        return x + (drop_path(y, self.drop_rate) if self.training and self.drop_rate > 0 else y)
 
 
 class DeepECGSL(nn.Module):
@@ -164,7 +164,7 @@ def config_from_state(state: Mapping[str, Tensor]) -> SLConfig:
             f"no tensor {e.args[0]!r} in the state; give the state dict of a DeepECG-SL network "
             "(not of DeepECG-SSL, an optimiser or a whole checkpoint)"
         ) from None
-    blocks: list[Block] = []
+    blocks: list[ConvBlock] = []
     before = kernel
     while True:
         key = f"features.{len(blocks)}"
@@ -176,7 +176,7 @@ def config_from_state(state: Mapping[str, Tensor]) -> SLConfig:
             out = state[f"{key}.project_conv.0.weight"].shape[0]
         else:
             break
-        blocks.append(Block(out, kernel, 1 if kernel == before else 2, expanded))
+        blocks.append(ConvBlock(out, kernel, 1 if kernel == before else 2, expanded))
         before = kernel
     return SLConfig(labels, stem, tuple(blocks), tail, leads, state["initial_conv.0.weight"].shape[2])
 

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from safetensors import SafetensorError
@@ -351,9 +350,3 @@ def in_label_order(outputs: FloatArray, config: ModelConfig) -> FloatArray:
     if config.order is None:
         raise ValueError(f"a model for {config.task!r} has outputs of its own, not the 77 labels")
     return ssl_to_sl(outputs) if config.order == "ssl" else outputs
-
-
-def thresholds_of(config: ModelConfig) -> FloatArray:
-    """(L,) float32 in the outputs' order, NaN where there is none."""
-    values = config.thresholds or (None,) * len(config.labels)
-    return np.array([np.nan if value is None else value for value in values], np.float32)

@@ -55,6 +55,32 @@ def _brief(score: Score | None) -> str:
     return "–" if score is None else f"{score.auroc:.3f} ({score.positive_patients})"
 
 
+def _evidence(by_group: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    """Each label's AUROC over all patients and by kind of recording, those with evidence first."""
+    scores = by_group[POOLED]
+    shown = (TWELVE_LEADS, *LEAD_SETS, TWO_LEADS)
+    lines = [
+        "## Evidence",
+        "",
+        "AUROC on patients that the network never saw (every patient weighs the same; 95 % interval by drawing "
+        "patients). Only labels in bold have evidence; all others are shown for honesty and never alert. The "
+        "last columns give each kind of recording by itself, with its positive patients, and the twelve-lead "
+        "recordings again with all but some leads silenced.",
+        "",
+        "| " + " | ".join(["label", "AUROC", "95 % interval", "positive patients", "negative patients", *shown]) + " |",
+        "|---" * (5 + len(shown)) + "|",
+    ]
+    for score in sorted(scores.values(), key=lambda s: (not s.is_evidence, -s.positive_patients)):
+        name = f"**{score.label}**" if score.is_evidence else score.label
+        lines.append(
+            f"| {name} | {score.auroc:.3f} | {score.lower:.3f}–{score.upper:.3f} | {score.positive_patients} "
+            f"| {score.negative_patients} | "
+            + " | ".join(_brief(by_group.get(group, {}).get(score.label)) for group in shown)
+            + " |"
+        )
+    return lines
+
+
 def readme_of(
     identity: Identity,
     training: Training,
@@ -63,8 +89,6 @@ def readme_of(
     weaknesses: Sequence[str] = (),
 ) -> str:
     """README.md of the bundle."""
-    scores = by_group[POOLED]
-    shown = (TWELVE_LEADS, *LEAD_SETS, TWO_LEADS)
     lines = [
         f"# {identity.name}",
         "",
@@ -84,28 +108,20 @@ def readme_of(
         "The weights in this folder may be used under the project's licence (Apache-2.0); the sources ask for "
         "attribution, which the table gives. No share-alike source was used.",
         "",
-        "## Evidence",
-        "",
-        "AUROC on patients that the network never saw (every patient weighs the same; 95 % interval by drawing "
-        "patients). Only labels in bold have evidence; all others are shown for honesty and never alert. The "
-        "last columns give each kind of recording by itself, with its positive patients, and the twelve-lead "
-        "recordings again with all but some leads silenced.",
-        "",
-        "| " + " | ".join(["label", "AUROC", "95 % interval", "positive patients", "negative patients", *shown]) + " |",
-        "|---" * (5 + len(shown)) + "|",
     ]
-    for score in sorted(scores.values(), key=lambda s: (not s.is_evidence, -s.positive_patients)):
-        name = f"**{score.label}**" if score.is_evidence else score.label
-        lines.append(
-            f"| {name} | {score.auroc:.3f} | {score.lower:.3f}–{score.upper:.3f} | {score.positive_patients} "
-            f"| {score.negative_patients} | "
-            + " | ".join(_brief(by_group.get(group, {}).get(score.label)) for group in shown)
-            + " |"
-        )
+    lines += _evidence(by_group)
     lines += _by_source(training, by_group)
     lines += ["", "No source names these labels in so many words; they stand on a proxy:", ""]
-    lines += [f"- {name}: {text}" for name, text in PROXIES.items() if name in scores]
-    lines += [
+    lines += [f"- {name}: {text}" for name, text in PROXIES.items() if name in by_group[POOLED]]
+    lines += _alerts(replays)
+    if weaknesses:
+        lines += ["", "## What it is known to get wrong", "", *(f"- {text}" for text in weaknesses)]
+    return "\n".join(lines) + "\n"
+
+
+def _alerts(replays: Mapping[str, Replay]) -> list[str]:
+    """Each rule, and what it did in the recordings of unseen patients."""
+    lines = [
         "",
         "## Alerts",
         "",
@@ -131,9 +147,7 @@ def readme_of(
         )
     if not replays:
         lines.append("| none | | | | | | | | | |")
-    if weaknesses:
-        lines += ["", "## What it is known to get wrong", "", *(f"- {text}" for text in weaknesses)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _by_source(training: Training, by_group: Mapping[str, Mapping[str, Score]]) -> list[str]:

@@ -37,7 +37,7 @@ _REFUSED = 3
 """Exit status with a sentence; any other than 0 is a crash."""
 
 
-class TrialError(DeepECGError):
+class EngineRunError(DeepECGError):
     """The engine does not run, though nothing says that it is not for this machine; in one sentence."""
 
 
@@ -63,7 +63,7 @@ def run_engine(folder: Path, number: int, windows: Path, *, threads: int = 1) ->
     ``windows``: .npy, float32 (n, 12, T), prepared. ``number``: of the engine in the manifest, from 0.
 
     Raises:
-        TrialError: it does not run.
+        EngineRunError: it does not run.
     """
     with TemporaryDirectory(prefix="deepecg-") as place:
         out = Path(place) / "answers.npz"
@@ -76,10 +76,10 @@ def run_engine(folder: Path, number: int, windows: Path, *, threads: int = 1) ->
             check=False,
         )
         if done.returncode == _REFUSED:
-            raise TrialError(done.stdout.strip())
+            raise EngineRunError(done.stdout.strip())
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-            raise TrialError(f"its process ended with status {done.returncode} ({last[:200]})")
+            raise EngineRunError(f"its process ended with status {done.returncode} ({last[:200]})")
         told = json.loads(done.stdout.splitlines()[-1])
         with np.load(out, allow_pickle=False) as arrays:
             golden, answers = arrays["golden"], arrays["answers"]

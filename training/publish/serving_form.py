@@ -58,7 +58,7 @@ class Serving(nn.Module):
     def __init__(self, net: DeepECGSL, activation: Activation = "sigmoid") -> None:
         super().__init__()
         self.stem = _convolutions(net.initial_conv)
-        self.blocks = nn.Sequential(*(_Block(block) for block in net.features))
+        self.blocks = nn.Sequential(*(_ServingBlock(block) for block in net.features))
         self.tail = _tail(net)
         self.activation = _activation(activation)
         self.eval()
@@ -69,7 +69,7 @@ class Serving(nn.Module):
         return out
 
 
-class _Block(nn.Module):
+class _ServingBlock(nn.Module):
     """A block of either kind: convolutions, gates, convolutions."""
 
     def __init__(self, block: nn.Module) -> None:

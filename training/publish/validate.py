@@ -42,7 +42,7 @@ from training.models.ssl import Pretraining
 from training.models.weights import build, fit, load_network
 from training.publish.bundle import CONFIG, WEIGHTS, answers_of, parse_config
 from training.publish.report import Auroc, Difference, Finding, Validation
-from training.publish.run_engine import Ran, TrialError, run_engine
+from training.publish.run_engine import EngineRunError, Ran, run_engine
 from training.publish.sample import choose, truth
 from training.publish.serving_form import Classifier
 
@@ -52,7 +52,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recording:
+class ContinuousRecording:
     """A whole continuous recording."""
 
     name: str
@@ -77,7 +77,7 @@ class Windows:
     """(n,)"""
     sources: Mapping[str, int]
     """Windows of each."""
-    recordings: tuple[Recording, ...]
+    recordings: tuple[ContinuousRecording, ...]
     hours: float
     """Of the recordings."""
 
@@ -151,7 +151,7 @@ def windows_of(
             patient=table.patient[index],
             sources={table.sources[i]: int(n) for i, n in zip(names.tolist(), counts, strict=True)},
             recordings=tuple(
-                Recording(
+                ContinuousRecording(
                     name=f"{table.sources[table.source[index[one[0]]]]}/{table.record[index[one[0]]]}",
                     index=one,
                     start=table.start[index[one]].astype(np.float64),
@@ -243,7 +243,7 @@ def _examine(
         return Finding(name, entry.library, size, not_run=reason, broken="", parity=entry.parity)
     try:
         ran = run_engine(bundle.path, number, windows.path, threads=threads)
-    except TrialError as error:
+    except EngineRunError as error:
         return Finding(name, entry.library, size, not_run="", broken=str(error).rstrip("."), parity=Parity())
     return _compare(manifest, entry, size, golden, wanted, ran, windows)
 

@@ -18,8 +18,8 @@ II = LEADS.index(Lead.II)
 Kind = Literal["all", "limb", "limb and a chest lead", "II", "II and a chest lead", "each by itself"]
 """``limb``: three electrodes give I, II, III, and aVR, aVL, aVF that follow from them; five give a chest lead too; ``II
 and a chest lead`` is what Holter, telemetry and the MIT-BIH recordings have; ``each by itself`` drops every lead with a
-chance of one half: random lead masking (Oh et al., CHIL 2022). There a window can lose all leads; here one stays, which
-changes one twelve-lead window in 4096, but a quarter of those with two."""
+probability of one half: random lead masking (Oh et al., CHIL 2022). There a window can lose all leads; here one stays,
+which changes one twelve-lead window in 4096, but a quarter of those with two."""
 
 POLICIES: Mapping[LeadPolicy, Mapping[Kind, float]] = {
     "all": {"all": 1.0},
@@ -28,7 +28,7 @@ POLICIES: Mapping[LeadPolicy, Mapping[Kind, float]] = {
     "two": {"II and a chest lead": 0.8, "II": 0.2},
     "random": {"each by itself": 1.0},
 }
-"""The chance of each set of leads that a twelve-lead window is reduced to."""
+"""The sampling weight of each set of leads that a twelve-lead window is reduced to."""
 
 
 def kept_leads(there: NDArray[np.bool_], policy: LeadPolicy, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -39,8 +39,8 @@ def kept_leads(there: NDArray[np.bool_], policy: LeadPolicy, rng: np.random.Gene
     """
     n = len(there)
     kinds = list(POLICIES[policy])
-    chances = np.array([POLICIES[policy][kind] for kind in kinds])
-    drawn = rng.choice(len(kinds), n, p=chances / chances.sum())
+    weights = np.array([POLICIES[policy][kind] for kind in kinds])
+    drawn = rng.choice(len(kinds), n, p=weights / weights.sum())
     chest = rng.choice(CHEST, n)
     alone = rng.random(n) < 0.1
     coins = rng.random(there.shape) < 0.5

@@ -52,6 +52,7 @@ def ranks(device: str = "cpu") -> Iterator[Ranks]:
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), here)
+        wait()  # a rank that left while another still works could take the connections of both with it
     finally:
         dist.destroy_process_group()
 

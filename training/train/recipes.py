@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, cast, get_args
 
-from training.models.kinds import DIAGNOSES, Block, Codebook, SLConfig, SSLConfig, released
+from training.models.kinds import DIAGNOSES, Codebook, ConvBlock, SLConfig, SSLConfig, released
 
 Precision = Literal["f32", "bf16", "f16"]
 LeadPolicy = Literal["all", "bedside", "limb", "two", "random"]
@@ -235,7 +235,7 @@ def demo_fine_tune() -> Recipe:
 
 def smoke() -> Recipe:
     """A network and a run so small that a test sees all of the way."""
-    blocks = (Block(8, 3), Block(8, 5, 2), Block(12, 3, 2, 16), Block(12, 3, 1, 24))
+    blocks = (ConvBlock(8, 3), ConvBlock(8, 5, 2), ConvBlock(12, 3, 2, 16), ConvBlock(12, 3, 1, 24))
     return replace(
         demo(),
         name="smoke",

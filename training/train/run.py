@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -193,11 +194,7 @@ def run(
         learner = Supervised(net, recipe.loss, head_only=recipe.optimiser.head_only)
         batches = SupervisedBatches(table, truth, sampler, recipe, steps, gain, here)
         if recipe.patience:
-            watched, watched_truth = split.validation, truth[split.validation]
-
-            def validate(net: nn.Module) -> float:
-                return fit_of(outputs(net, table, watched, gain), watched_truth)
-
+            validate = partial(_score, table=table, index=split.validation, truth=truth[split.validation], gain=gain)
     learner.to(here.device)
     outcome = fit(
         learner,
@@ -213,19 +210,24 @@ def run(
         progress=progress,
     )
     if outcome.finished and here.first:
-        net.load_state_dict(outcome.state)
-        provenance = Provenance(origin=f"recipe {recipe.name}, seed {recipe.seed}, step {outcome.step}")
-        seconds = table.preprocessing.seconds / (2 if isinstance(net, Pretraining) else 1)
-        preprocessing = table.preprocessing.model_copy(update={"gain": gain, "seconds": seconds})
-        save_network(
-            net.cpu(),
-            folder / MODEL,
-            config_of(
-                net,
-                task=recipe.task,
-                labels=outputs_of(recipe.task),
-                preprocessing=preprocessing,
-                provenance=provenance,
-            ),
-        )
+        _save(net, outcome, recipe, table, gain, folder / MODEL)
     return outcome
+
+
+def _score(net: nn.Module, *, table: WindowTable, index: Index, truth: Truth, gain: float) -> float:
+    """How well the network's outputs for these windows fit their truth."""
+    return fit_of(outputs(net, table, index, gain), truth)
+
+
+def _save(net: Network, outcome: Outcome, recipe: Recipe, table: WindowTable, gain: float, folder: Path) -> None:
+    """Write the model folder of a finished run."""
+    net.load_state_dict(outcome.state)
+    seconds = table.preprocessing.seconds / (2 if isinstance(net, Pretraining) else 1)
+    config = config_of(
+        net,
+        task=recipe.task,
+        labels=outputs_of(recipe.task),
+        preprocessing=table.preprocessing.model_copy(update={"gain": gain, "seconds": seconds}),
+        provenance=Provenance(origin=f"recipe {recipe.name}, seed {recipe.seed}, step {outcome.step}"),
+    )
+    save_network(net.cpu(), folder, config)

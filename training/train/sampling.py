@@ -47,9 +47,10 @@ class Shuffled:
         return out
 
 
-def balanced_chances(truth: Truth, patients: NDArray[np.str_], emphasis: Mapping[int, float]) -> NDArray[np.float64]:
-    """(n,) chances of windows with truth (n, L): a label of k patients weighs √k, shared evenly by them and by their
-    windows.
+def sampling_weights(truth: Truth, patients: NDArray[np.str_], emphasis: Mapping[int, float]) -> NDArray[np.float64]:
+    """(n,) weights, which add up to 1, of windows with truth (n, L).
+
+    A label of k patients weighs √k, which its patients share evenly, and each patient's windows.
 
     A window weighs what its rarest label says; one without any label that is there counts as a label of its own.
     ``emphasis`` multiplies the weight of an output.
@@ -69,7 +70,7 @@ def balanced_chances(truth: Truth, patients: NDArray[np.str_], emphasis: Mapping
 
 
 class Balanced:
-    """Windows by `balanced_chances`; a fixed share of each batch is of twelve-lead recordings, the rest continuous."""
+    """Windows by `sampling_weights`; a fixed share of each batch is of twelve-lead recordings, the rest continuous."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class Balanced:
         if len(there) == 1:  # the one kind that there is takes the whole batch
             there = [(there[0][0], batch)]
         self.groups = [
-            (group, n, balanced_chances(truth[group], table.patient[group], emphasis or {})) for group, n in there
+            (group, n, sampling_weights(truth[group], table.patient[group], emphasis or {})) for group, n in there
         ]
         self.seed = seed
 

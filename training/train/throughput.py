@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.models.ssl import Pretraining, token_count
+from training.models.weights import Network
 from training.train.learners import Learner, SelfSupervised, Supervised
 from training.train.loop import DTYPES, optimiser_of
 from training.train.masking import token_masks
@@ -64,12 +65,7 @@ def throughput(recipe: Recipe, *, device: str = "cpu", batch: int = 0, repeats: 
     if recipe.precision == "f16" and place.type != "cuda":
         raise ValueError("f16 needs a GPU; pass --precision bf16 (or f32)")
     batch = batch or recipe.batch
-    net = network_of(recipe)
-    learner: Learner
-    if isinstance(net, Pretraining):
-        learner = SelfSupervised(net, recipe.masking, recipe.temperature)
-    else:
-        learner = Supervised(net, recipe.loss, head_only=recipe.optimiser.head_only)
+    net, learner = _learner(recipe)
     learner.to(place).train()
     dtype = DTYPES.get(recipe.precision)
     cast = torch.autocast(place.type, dtype, enabled=dtype is not None)
@@ -113,6 +109,13 @@ def throughput(recipe: Recipe, *, device: str = "cpu", batch: int = 0, repeats: 
         utilisation=gigaflop / seconds / peak,
         memory_gb=torch.cuda.max_memory_allocated(place) / 1e9 if place.type == "cuda" else None,
     )
+
+
+def _learner(recipe: Recipe) -> tuple[Network, Learner]:
+    net = network_of(recipe)
+    if isinstance(net, Pretraining):
+        return net, SelfSupervised(net, recipe.masking, recipe.temperature)
+    return net, Supervised(net, recipe.loss, head_only=recipe.optimiser.head_only)
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype, size: int = 0, repeats: int = 5) -> float:

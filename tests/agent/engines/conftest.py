@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from agent.core.ecg import LEADS, FloatArray, Provenance, Window
 from agent.core.preprocessing import Preprocessing, prepare
 from agent.engines.bundles.bundle import UNSIGNED, Bundle, open_bundle
-from training.models.kinds import Block, SLConfig
+from training.models.kinds import ConvBlock, SLConfig
 from training.models.sl import DeepECGSL
 from training.publish.export import OPSET, export, onnx_from
 
@@ -62,7 +62,7 @@ def rewrite() -> Rewrite:
 @pytest.fixture(scope="session")
 def small_net() -> DeepECGSL:
     """The network of `built`."""
-    blocks = (Block(8, 3), Block(16, 5, 2), Block(16, 3, 2, expanded=32), Block(16, 3, 1, expanded=32))
+    blocks = (ConvBlock(8, 3), ConvBlock(16, 5, 2), ConvBlock(16, 3, 2, expanded=32), ConvBlock(16, 3, 1, expanded=32))
     net = DeepECGSL(SLConfig(labels=len(LABELS), stem=8, blocks=blocks, tail=32))
     net.initialise(torch.Generator().manual_seed(1))
     return net.eval()

@@ -14,8 +14,7 @@ from training.cli import app
 from training.data import WindowTable
 from training.evaluation.cases import Cases
 from training.models.weights import read_config
-from training.train.folds import folds_named, usable
-from training.train.recipes import recipe_named
+from training.train.folds import usable
 
 
 def call(*arguments: str, code: int = 0) -> str:
@@ -81,26 +80,6 @@ def test_share_alike_sources_are_used_only_when_asked_for(dataset: Path) -> None
     assert usable(table, "brugada_huca", share_alike=True).sum() == np.sum(
         table.source == table.sources.index("brugada_huca")
     )
-
-
-def test_folds_are_named() -> None:
-    assert folds_named("each,all", 3) == ["0", "1", "2", "all"]
-    assert folds_named("2, 0,2", 3) == ["2", "0"]
-    with pytest.raises(ValueError, match="there is no fold '3'; take 0 to 2, each or all"):
-        folds_named("3", 3)
-
-
-def test_the_command_line_changes_a_recipe() -> None:
-    recipe = recipe_named("sl-77", precision="bf16", leads="two", seed=0, steps=5, batch=8, accumulate=2)
-    assert (recipe.precision, recipe.leads, recipe.seed, recipe.steps, recipe.batch, recipe.accumulate) == (
-        "bf16", "two", 0, 5, 8, 2,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="take one of ssl-pretrain, ssl-77"):
-        recipe_named("none")
-    with pytest.raises(ValueError, match="no --precision 'int8'"):
-        recipe_named("sl-77", precision="int8")
-    with pytest.raises(ValueError, match="no --leads 'five'"):
-        recipe_named("sl-77", leads="five")
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import torch
 from typer.testing import CliRunner
 
 from training import cli
-from training.models.kinds import Block, SLConfig, SSLConfig
+from training.models.kinds import ConvBlock, SLConfig, SSLConfig
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL
 from training.models.weights import load_network, read_config
 
-SL = SLConfig(labels=1, stem=8, blocks=(Block(8, 3), Block(16, 5, 2, 24)), tail=32)
+SL = SLConfig(labels=1, stem=8, blocks=(ConvBlock(8, 3), ConvBlock(16, 5, 2, 24)), tail=32)
 SSL = SSLConfig(77, 12, (16,) * 4, 32, 2, 4, 64, 16, 4)
 
 

@@ -15,21 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from agent.core.ecg import LEADS
 from agent.core.labels import index_of
 from agent.core.preprocessing import Preprocessing
 from agent.simulator.demonstration import DEMONSTRATION
-from training.data import FORMATS, DatasetSettings, Recording, Source, WindowTable, prepare
+from training.cli import app
+from training.data import FORMATS, DatasetSettings, Recording, Source, WindowTable, prepare, store
 from training.data.describe import describe
 from training.data.recording import Pending
 from training.data.store import TABLE
 
 Write = Callable[..., object]
 
-COMMAND = (
-    "import sys; import training.data.store as store; store.SHARD_BYTES = 300_000; from training.cli import app; app()"
-)
+SHARD_BYTES = 300_000
+COMMAND = f"import training.data.store as store; store.SHARD_BYTES = {SHARD_BYTES}; from training.cli import app; app()"
 """The real command, with shards so small that there are many."""
 
 
@@ -50,9 +51,20 @@ def archive(tmp_path_factory: pytest.TempPathFactory, write_record: Write) -> Pa
     return folder
 
 
+def words(dataset: Path, archive: Path) -> list[str]:
+    return ["prepare", str(dataset), "--source", f"wfdb={archive}"]
+
+
+def finish(dataset: Path, archive: Path) -> str:
+    """What the command says that comes to its end."""
+    result = CliRunner().invoke(app, words(dataset, archive), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
 def run(dataset: Path, archive: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "prepare", str(dataset), "--source", f"wfdb={archive}"],
+        [sys.executable, "-c", COMMAND, *words(dataset, archive)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -63,14 +75,16 @@ def content(dataset: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(dataset.rglob("*")) if path.is_file()}
 
 
-def test_killed_at_any_moment_it_ends_up_the_same(archive: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_ends_up_the_same(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs that are killed are processes of their own, those that come to their end are not."""
+    monkeypatch.setattr(store, "SHARD_BYTES", SHARD_BYTES)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):  # the same key for pseudonyms
         folder.mkdir()
         (folder / "salt").write_text("ab" * 32)
-    process = run(whole, archive)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, out
+    finish(whole, archive)
     expected = content(whole)
     assert len(expected) > 8, "several shards"
 
@@ -88,15 +102,11 @@ def test_killed_at_any_moment_it_ends_up_the_same(archive: Path, tmp_path: Path)
         assert process.stdout is not None
         process.stdout.close()
     assert kills >= 2
-    process = run(killed, archive)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, out
+    finish(killed, archive)
     found = content(killed)
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
-    again, _ = (process := run(killed, archive)).communicate(timeout=60)
-    assert b"complete already" in again
-    assert process.returncode == 0
+    assert "complete already" in finish(killed, archive)
     assert content(killed) == expected
 
 

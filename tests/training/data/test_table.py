@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from zlib import crc32
@@ -22,6 +23,7 @@ from training.data.prepare import prepare as prepare_dataset
 from training.data.prepare import recordings
 from training.data.recording import Recording
 
+MakeTable = Callable[..., WindowTable]
 MV = Preprocessing(gain=1.0)
 STEP = 5.1e-4
 """mV: half of a stored step, and float32."""
@@ -46,10 +48,10 @@ def test_a_batch_is_what_the_ward_would_feed_the_network(dataset: Path, data_dir
     recording = next(r for r in read if isinstance(r, Recording) and r.record == "data_8_2")
     cut = recording.signal[:, 25 * 200 : 35 * 200]
     live, _ = derive({Lead.I: cut[0], Lead.II: cut[1]}, cut.shape[1])
-    expected = prepare(live[None], 200.0, table.network_preprocessing)
-    assert table.network_preprocessing == Preprocessing()
+    expected = prepare(live[None], 200.0, Preprocessing())
+    assert table.preprocessing == Preprocessing(gain=1.0)
     assert [lead for lead, there in zip(LEADS, mask[0], strict=True) if there] == list(LEADS[:6])
-    np.testing.assert_allclose(x * table.network_preprocessing.gain, expected, atol=2 * STEP / 0.0048)
+    np.testing.assert_allclose(x * Preprocessing().gain, expected, atol=2 * STEP / 0.0048)
     measured, only = table.batch(np.array([i]), derive=False)
     assert only.sum() == 2
     assert not measured[0, LEAD_INDEX[Lead.III]].any()
@@ -116,13 +118,13 @@ def test_pandas_reads_one_row_for_each_window(dataset: Path) -> None:
     assert {"age", "sex", "report", "noise", "einthoven", "clipped", "targets"} <= set(frame)
 
 
-def test_a_batch_in_any_order_is_the_windows_one_by_one(tmp_path: Path) -> None:
+def test_a_batch_in_any_order_is_the_windows_one_by_one(tmp_path: Path, make_table: MakeTable) -> None:
     """Twelve leads, two, and one, over three shards, each window of its own height."""
     rng = np.random.default_rng(0)
     n, mask = 30, np.zeros((30, 12), bool)
     mask[::3], mask[1::3, [0, 1]], mask[2::3, 6] = True, True, True
     signals = np.where(mask[:, :, None], rng.normal(0, 1, (n, 12, 500)), 0).astype(np.float32)
-    whole = WindowTable.in_memory(signals, mask, np.full((n, 77), -1, np.int8), ["p"] * n)
+    whole = make_table(signals, mask, np.full((n, 77), -1, np.int8), ["p"] * n)
     shard = np.arange(n) // 10
     (tmp_path / "shards").mkdir()
     first = whole.first_row.copy()
@@ -148,11 +150,11 @@ def test_a_batch_in_any_order_is_the_windows_one_by_one(tmp_path: Path) -> None:
     assert np.array_equal(derived[~two], x[~two])
 
 
-def test_reports_of_a_table_in_memory() -> None:
+def test_reports_of_a_table_in_memory(make_table: MakeTable) -> None:
     mask = np.ones((2, 12), bool)
-    table = WindowTable.in_memory(np.zeros((2, 12, 500), np.float32), mask, np.zeros((2, 77), np.int8), ["a", "b"])
+    table = make_table(np.zeros((2, 12, 500), np.float32), mask, np.zeros((2, 77), np.int8), ["a", "b"])
     assert table.reports(np.array([1, 0])) == ["", ""]
-    told = WindowTable.in_memory(
+    told = make_table(
         np.zeros((2, 12, 500), np.float32), mask, np.zeros((2, 77), np.int8), ["a", "a"], reports=("one", "two")
     )
     assert told.reports(np.array([1, 0, 1])) == ["two", "one", "two"]

@@ -18,17 +18,12 @@ import pytest
 import torch
 from torch import nn
 
-from training.models.kinds import Block, Codebook, SLConfig, SSLConfig
+from training.models.kinds import Codebook, ConvBlock, SLConfig, SSLConfig
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL, Pretraining
 
-SL_BLOCKS = (Block(8, 3), Block(12, 5, 2), Block(12, 5), Block(16, 3, 2, 24))
+SL_BLOCKS = (ConvBlock(8, 3), ConvBlock(12, 5, 2), ConvBlock(12, 5), ConvBlock(16, 3, 2, 24))
 TINY_SSL = SSLConfig(5, 12, (16,) * 4, 32, 2, 4, 64, 16, 4)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def shaken(net: Any) -> Any:

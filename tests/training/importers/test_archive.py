@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from training.importers.archive import open_archive
-from training.importers.names import Limits, WeightsError
+from training.importers.names import ImportLimits, WeightsError
 
 FORMS = {
     "zip": ({}, "torch.save"),
@@ -146,7 +146,7 @@ def rewritten(path: Path, change: Callable[[str, bytes], tuple[str, bytes] | Non
             archive.writestr(name, content)
 
 
-def read_all(path: Path, limits: Limits | None = None) -> None:
+def read_all(path: Path, limits: ImportLimits | None = None) -> None:
     with open_archive(path, limits) as archive:
         for ref in archive.root.values():
             archive.read(ref)
@@ -202,11 +202,11 @@ def test_bombs_are_refused_before_they_unfold(save: Callable[..., Path]) -> None
 
     path = save({"a": torch.zeros(1000)})
     with pytest.raises(WeightsError, match="4000 bytes, more than 100"):
-        read_all(path, Limits(storage_bytes=100))
+        read_all(path, ImportLimits(storage_bytes=100))
     with pytest.raises(WeightsError, match=r"data\.pkl has \d+ bytes, more than 10"):
-        read_all(path, Limits(pickle_bytes=10))
+        read_all(path, ImportLimits(pickle_bytes=10))
     with pytest.raises(WeightsError, match="entries, more than 2"):
-        read_all(path, Limits(names=2))
+        read_all(path, ImportLimits(names=2))
 
 
 def central(path: Path, name: bytes) -> tuple[bytearray, int]:

@@ -15,7 +15,7 @@ from agent.core.labels import LABEL_NAMES
 from training.importers.bert import import_bert
 from training.importers.names import WeightsError
 from training.labels.published import bert_thresholds
-from training.models.weights import read_config, thresholds_of
+from training.models.weights import read_config
 
 transformers = pytest.importorskip("transformers")
 
@@ -102,7 +102,7 @@ def test_the_folder_answers_as_before(published: Callable[..., Path], tmp_path: 
     ]
     assert read_config(tmp_path / "m") == about
     assert (about.family, about.labels, about.order) == ("bert", LABEL_NAMES, "sl")
-    assert thresholds_of(about).tolist() == pytest.approx(bert_thresholds().tolist())
+    assert about.thresholds == pytest.approx(bert_thresholds().tolist())
 
 
 def test_the_result_names_its_labels_and_no_code(published: Callable[..., Path], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from training.importers.archive import open_archive
 from training.importers.contents import Contents, contents, differences, packages, plain
-from training.importers.names import Foreign, Limits, Name, WeightsError
+from training.importers.names import Foreign, ImportLimits, Name, WeightsError
 from training.importers.unpickler import unpickle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
@@ -56,7 +56,7 @@ SETTINGS = {
 }
 
 
-def found(path: Path, limits: Limits | None = None) -> Contents:
+def found(path: Path, limits: ImportLimits | None = None) -> Contents:
     with open_archive(path) as archive:
         return contents(archive.root, limits)
 
@@ -182,7 +182,7 @@ def test_modules_without_end_are_refused(save: Callable[..., Path]) -> None:
     with pytest.raises(WeightsError, match="names that none has"):
         contents(module_of({1: module_of({})}))  # type: ignore[dict-item]
     with pytest.raises(WeightsError, match="more than 8 tensors"):
-        found(save(net()), Limits(names=8))
+        found(save(net()), ImportLimits(names=8))
 
 
 def test_what_shapes_do_not_tell_is_compared(save: Callable[..., Path]) -> None:

@@ -30,7 +30,7 @@ from training.labels.published import ssl_to_sl, thresholds_sl, thresholds_ssl
 from training.models.kinds import SSLConfig
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL
-from training.models.weights import in_label_order, load_network, read_config, thresholds_of
+from training.models.weights import in_label_order, load_network, read_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 Save = Callable[..., Path]
@@ -86,7 +86,7 @@ def test_torchscript_of_sl(
     assert config.thresholds is not None
     if task == "77 diagnoses":
         assert (config.labels, config.order) == (LABEL_NAMES, "sl")
-        np.testing.assert_allclose(thresholds_of(config), thresholds_sl(), rtol=1e-6)
+        np.testing.assert_allclose(config.thresholds, thresholds_sl(), rtol=1e-6)
     else:
         assert config.thresholds == (threshold,)
     around = ("what the module around the network does to its input or output was not taken over",)
@@ -162,7 +162,7 @@ def test_fairseq_checkpoints_of_ssl(
         return
     assert (config.labels, config.order) == (SSL_ORDER, "ssl")
     # Thresholds stand in the outputs' order, and both come to SL's by the published permutation.
-    found = thresholds_of(config)
+    found = np.array(config.thresholds, np.float32)
     np.testing.assert_allclose(found[list(SSL_INDEX_FROM_SL)], thresholds_ssl(), rtol=1e-6)
     np.testing.assert_allclose(in_label_order(found, config), thresholds_ssl(), rtol=1e-6)
     with torch.no_grad():

@@ -24,7 +24,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.importers.names import Foreign, Limits, StorageRef, TensorRef, WeightsError
+from training.importers.names import Foreign, ImportLimits, StorageRef, TensorRef, WeightsError
 from training.importers.unpickler import unpickle
 
 plain_values = st.recursive(
@@ -248,7 +248,7 @@ def test_broken_pickles_are_refused_in_one_sentence(content: bytes, says: str) -
 
 def test_what_a_pickle_may_ask_for_is_bounded() -> None:
     with pytest.raises(WeightsError, match="more than 50 operations"):
-        read(pickle.dumps(list(range(100))), limits=Limits(operations=50))
+        read(pickle.dumps(list(range(100))), limits=ImportLimits(operations=50))
     deep = b"\x80\x02" + b"(" * 50_000 + b"t" * 50_000 + b"."
     found = read(deep)
     assert isinstance(found, tuple)
@@ -323,7 +323,7 @@ def test_a_tensor_takes_no_state() -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_give_a_value_or_the_one_error(content: bytes) -> None:
     with suppress(WeightsError):
-        read(b"\x80\x04" + content, limits=Limits(operations=1000))
+        read(b"\x80\x04" + content, limits=ImportLimits(operations=1000))
 
 
 @given(plain_values, st.data())

@@ -19,12 +19,12 @@ from torch import nn
 from agent.core.labels import LABEL_NAMES, SSL_ORDER, index_of
 from agent.core.preprocessing import Preprocessing
 from training.models import weights
-from training.models.kinds import Block, Codebook, SLConfig, SSLConfig
+from training.models.kinds import Codebook, ConvBlock, SLConfig, SSLConfig
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL, Pretraining
 from training.models.weights import ModelConfig, Network, Provenance, config_of, load_network, read_config, save_network
 
-BLOCKS = (Block(8, 3), Block(12, 5, 2), Block(16, 3, 2, 24))
+BLOCKS = (ConvBlock(8, 3), ConvBlock(12, 5, 2), ConvBlock(16, 3, 2, 24))
 TINY_SSL = SSLConfig(5, 12, (16,) * 4, 32, 2, 4, 64, 16, 4)
 
 
@@ -106,13 +106,6 @@ def test_outputs_in_ssl_order_are_put_in_ours() -> None:
     assert weights.in_label_order(outputs, straight) is outputs
     with pytest.raises(ValueError, match="outputs of its own"):
         weights.in_label_order(outputs, CONFIGS["ssl"](tiny("ssl")))
-
-
-def test_thresholds_of() -> None:
-    values = weights.thresholds_of(CONFIGS["sl"](tiny("sl")))
-    assert np.isnan(values[:76]).all()
-    assert values[76] == 0.5
-    assert np.isnan(weights.thresholds_of(CONFIGS["ssl"](tiny("ssl")))).all()
 
 
 def damaged(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -256,6 +249,6 @@ def test_any_config_survives_json(blocks: list[Any], labels: list[str], threshol
         labels=tuple(labels),
         thresholds=tuple((thresholds + [None] * 6)[: len(labels)]),
         preprocessing=Preprocessing(),
-        sizes=SLConfig(labels=len(labels), blocks=tuple(Block(*b) for b in blocks)),
+        sizes=SLConfig(labels=len(labels), blocks=tuple(ConvBlock(*b) for b in blocks)),
     )
     assert ModelConfig.model_validate(json.loads(weights.json_of(config))) == config

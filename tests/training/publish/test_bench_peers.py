@@ -12,7 +12,7 @@ import torch
 from agent.engines.bundles.bundle import UNSIGNED, open_bundle
 from agent.engines.compile import ONNX
 from agent.engines.local.machine import this_machine
-from training.models.kinds import Block, SLConfig
+from training.models.kinds import ConvBlock, SLConfig
 from training.models.sl import DeepECGSL
 from training.publish import bench_peers
 from training.publish.bench_peers import ENGINES, main, network
@@ -20,7 +20,7 @@ from training.publish.bench_peers import ENGINES, main, network
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    net = DeepECGSL(SLConfig(stem=8, blocks=(Block(8, 3), Block(12, 3, 2, 16)), tail=16))
+    net = DeepECGSL(SLConfig(stem=8, blocks=(ConvBlock(8, 3), ConvBlock(12, 3, 2, 16)), tail=16))
     net.initialise(torch.Generator().manual_seed(0))
     monkeypatch.setattr(bench_peers, "network", lambda _: net.eval())
     threads = torch.get_num_threads()
@@ -42,10 +42,11 @@ def test_the_bundle_and_every_peer_of_it(tmp_path: Path, capsys: pytest.CaptureF
     manifest = open_bundle(folder, UNSIGNED).manifest
     assert [f"{one.flavour}-{one.precision}" for one in manifest.engines] == about["engines"]
     assert ONNX in manifest.files
-    for kind in ("eager", "compiled", "onnxruntime"):
-        found = told(capsys, kind, "sl", str(folder), "1", "1", "2", "2", "1")["batches"]
+    for kind, plan in (("eager", {"1": 2, "2": 1}), ("compiled", {"1": 1}), ("onnxruntime", {"1": 2, "2": 1})):
+        words = [word for batch, repeats in plan.items() for word in (batch, str(repeats))]
+        found = told(capsys, kind, "sl", str(folder), "1", *words)["batches"]
         assert isinstance(found, dict)
-        assert [len(found[batch]["wall_ms"]) for batch in ("1", "2")] == [2, 1]
+        assert {batch: len(times["wall_ms"]) for batch, times in found.items()} == plan
         assert all(ms > 0 for measured in found.values() for times in measured.values() for ms in times)
 
 

@@ -12,7 +12,7 @@ from agent.engines.backends.openvino import OpenVinoEngine
 from agent.engines.bundles.bundle import UNSIGNED, open_bundle
 from agent.engines.compile import Built, SourceFiles
 from training.publish.bundle import Contents, Draft, draft
-from training.publish.run_engine import TrialError, run_engine
+from training.publish.run_engine import EngineRunError, run_engine
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,13 @@ def test_an_engine_that_does_not_load_says_why(
     )
     with (
         draft(tmp_path / "x", alerting, source, [hollow]) as made,
-        pytest.raises(TrialError, match=r"cannot load junk\.xml.*compile the bundle again"),
+        pytest.raises(EngineRunError, match=r"cannot load junk\.xml.*compile the bundle again"),
     ):
         run_engine(made.path, 0, windows)
 
 
 def test_a_damaged_file_says_so_and_a_crash_is_told(made: Draft, windows: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrialError, match="there is no bundle at"):
+    with pytest.raises(EngineRunError, match="there is no bundle at"):
         run_engine(tmp_path / "nowhere", 0, windows)
-    with pytest.raises(TrialError, match=r"its process ended with status 1 \(IndexError"):
+    with pytest.raises(EngineRunError, match=r"its process ended with status 1 \(IndexError"):
         run_engine(made.path, 7, windows)

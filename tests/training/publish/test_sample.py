@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ AFIB, PVC = "Afib", "Premature ventricular complex"
 
 
 @pytest.fixture(scope="module")
-def table() -> WindowTable:
+def table(make_table: Callable[..., WindowTable]) -> WindowTable:
     """Ninety windows of a sample: 30 of ECGs, 60 of ten continuous recordings of 4 to 8 windows, out of order."""
     rng = np.random.default_rng(5)
     lengths = [4, 5, 6, 7, 8, 4, 5, 6, 7, 8]
@@ -33,7 +34,7 @@ def table() -> WindowTable:
     mask = np.ones((n, 12), bool)
     mask[record == "r9", LEADS.index(Lead.II)] = False
     order = rng.permutation(n)
-    return WindowTable.in_memory(
+    return make_table(
         rng.normal(0, 0.3, (n, 12, 10)).astype(np.float32),
         mask[order],
         labels[order],

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.models.kinds import Block, Codebook, SLConfig, SSLConfig, released
+from training.models.kinds import Codebook, ConvBlock, SLConfig, SSLConfig, released
 from training.models.sl import DeepECGSL, sl_from_state
 from training.models.ssl import DeepECGSSL, Pretraining, mean_over_time, ssl_from_state
 from training.publish.serving_form import Serving, ServingSSL, serving_form
@@ -60,7 +59,7 @@ def test_same_function_as_the_released_form() -> None:
 
 
 def test_any_width_expansion_one_and_odd_lengths() -> None:
-    blocks = (Block(8, 3), Block(12, 5, 2), Block(16, 3, 2, expanded=12), Block(16, 3, 1, expanded=64))
+    blocks = (ConvBlock(8, 3), ConvBlock(12, 5, 2), ConvBlock(16, 3, 2, expanded=12), ConvBlock(16, 3, 1, expanded=64))
     net = random_net(SLConfig(labels=5, stem=8, blocks=blocks, tail=24))
     for samples in (2500, 1251, 333):
         assert difference(net, torch.randn(2, 12, samples)) < 1e-11
@@ -94,7 +93,7 @@ def test_the_mean_of_whole_windows_is_the_published_pooling(fixtures_dir: Path) 
 def test_answers_are_probabilities_or_values() -> None:
     x = torch.randn(2, 12, 640)
     for net in (
-        random_net(SLConfig(labels=1, stem=8, blocks=(Block(8, 3),), tail=8)),
+        random_net(SLConfig(labels=1, stem=8, blocks=(ConvBlock(8, 3),), tail=8)),
         random_ssl(replace(TINY, labels=1)),
     ):
         with torch.inference_mode():
@@ -124,20 +123,3 @@ def test_the_reference_s_own_tensors(fixtures_dir: Path) -> None:
         found = Serving(net)(torch.from_numpy(np.load(folder / "input.npy"))).detach().numpy()
         expected = 1 / (1 + np.exp(-np.load(folder / "output.npy")))
         np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_openvino_of_it_has_no_change_of_layout_inside(fixtures_dir: Path) -> None:
-    """The point of the form: but for the input's own, no reorder is left."""
-    folder = fixtures_dir / "sl_released_random"
-    x = torch.from_numpy(np.load(folder / "input.npy"))
-    samples = x.shape[2]
-    net = sl_from_state(load_file(folder / "state.safetensors"))
-    batch = torch.export.Dim("batch", min=1, max=256)
-    model = openvino.convert_model(torch.export.export(Serving(net), (x,), dynamic_shapes=({0: batch},)))
-    model.reshape([1, 12, samples])
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    kinds = [op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ops()]
-    assert kinds.count("Reorder") <= 4, "the form does not keep the layout any more"
-    with torch.inference_mode():
-        expected = torch.sigmoid(net(x[:1])).numpy()
-    np.testing.assert_allclose(compiled({0: x[:1].numpy()})[0], expected, atol=1e-5)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,38 +180,3 @@ def test_learning_rate_rises_and_ends_as_it_should(schedule: Any) -> None:
     assert rates[:20] == sorted(rates[:20])
     assert rates[-1] == pytest.approx(0.01) if schedule == "constant" else rates[-1] < 1e-5
     assert learning_rate(Optimiser(0.01), 0, 5) == 0.01
-
-
-PROGRAM = """
-import sys
-import numpy as np
-from pathlib import Path
-from training.data import WindowTable
-from training.train.distributed import ranks
-from training.train.folds import Split
-from training.train.recipes import smoke_pretrain
-from training.train.run import run
-
-rng = np.random.default_rng(0)
-table = WindowTable.in_memory(
-    rng.normal(0, 0.3, (32, 12, 500)).astype(np.float32), np.ones((32, 12), bool), np.full((32, 77), -1, np.int8),
-    [f"p{i}" for i in range(32)])
-every = np.arange(32)
-with ranks() as here:
-    run(smoke_pretrain(), table, Split(every, every[:0], every[:0]), Path(sys.argv[1]), ranks=here, progress=False)
-"""
-
-
-def test_two_processes_train_together(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    for processes, command in ((1, [sys.executable]), (2, torchrun)):
-        arguments = [*command, str(program), str(tmp_path / str(processes))]
-        done = subprocess.run(arguments, check=False, env=env, capture_output=True, text=True, timeout=180)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (load(tmp_path / name / CHECKPOINT) for name in "12")
-    assert one["step"] == two["step"] == 6
-    assert one["history"][-1]["loss"] == pytest.approx(two["history"][-1]["loss"], rel=0.2)
-    assert (tmp_path / "2" / "model" / "config.json").is_file()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.models.kinds import DIAGNOSES, SLConfig, SSLConfig, released
-from training.train.recipes import RECIPES, SMALL, demo, smoke, smoke_pretrain
+from training.train.recipes import RECIPES, SMALL, demo, recipe_named, smoke, smoke_pretrain
 from training.train.run import network_of
 from training.train.tasks import outputs_of
 
@@ -80,3 +80,16 @@ def test_small_ones_are_small() -> None:
     assert smoke_pretrain().steps < 10
     assert max(size("smoke"), size("smoke-pretrain"), size("smoke-ssl")) < 30_000
     assert size("demo-ssl") == pytest.approx(2.2e6, rel=0.05), SMALL
+
+
+def test_the_command_line_changes_a_recipe() -> None:
+    recipe = recipe_named("sl-77", precision="bf16", leads="two", seed=0, steps=5, batch=8, accumulate=2)
+    assert (recipe.precision, recipe.leads, recipe.seed, recipe.steps, recipe.batch, recipe.accumulate) == (
+        "bf16", "two", 0, 5, 8, 2,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="take one of ssl-pretrain, ssl-77"):
+        recipe_named("none")
+    with pytest.raises(ValueError, match="no --precision 'int8'"):
+        recipe_named("sl-77", precision="int8")
+    with pytest.raises(ValueError, match="no --leads 'five'"):
+        recipe_named("sl-77", leads="five")

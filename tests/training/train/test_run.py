@@ -21,26 +21,6 @@ from training.train.recipes import TINY, smoke, smoke_fine_tune, smoke_pretrain
 from training.train.run import MODEL, network_of, outputs, run, start_from_prevalence, steps_of
 
 
-@pytest.mark.parametrize("test", [None, 0, 1, 2])
-@pytest.mark.parametrize("validate", [False, True])
-def test_no_patient_is_in_two_parts_and_none_held_out_in_any(
-    small_table: WindowTable, test: int | None, validate: bool
-) -> None:
-    split = split_of(small_table, np.ones(len(small_table), bool), 3, test, validate)
-    parts = [set(small_table.patient[index]) for index in (split.train, split.validation, split.test)]
-    assert parts[0]
-    assert bool(parts[1]) is validate
-    assert bool(parts[2]) is (test is not None)
-    assert sum(map(len, parts)) == len(set.union(*parts))
-    assert set.union(*parts) == set(small_table.patient[~small_table.held_out])
-
-
-def test_every_patient_is_tested_once(small_table: WindowTable) -> None:
-    use = small_table.patient != "p03"
-    tests = np.concatenate([split_of(small_table, use, 3, fold, validate=False).test for fold in range(3)])
-    assert sorted(tests) == list(np.flatnonzero(use & ~small_table.held_out))
-
-
 def test_pretrained_weights_go_into_the_fine_tuned_network(small_table: WindowTable, tmp_path: Path) -> None:
     split = split_of(small_table, ~small_table.held_out, 3, 0, validate=False)
     run(smoke_pretrain(), small_table, split, tmp_path / "pre", progress=False)

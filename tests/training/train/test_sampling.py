@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agent.core.labels import index_of
 from training.data import WindowTable
-from training.train.sampling import Balanced, Shuffled, balanced_chances
+from training.train.sampling import Balanced, Shuffled, sampling_weights
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 1000))
@@ -35,10 +35,10 @@ def test_patients_of_a_label_weigh_the_same() -> None:
     labels = np.full((10, 77), -1, np.int8)
     labels[:8, index_of("Afib")] = 1  # p0 has seven windows with it, p1 one
     patients = np.array(["p0"] * 7 + ["p1"] + ["p2"] * 2)
-    weights = balanced_chances(labels, patients, {})
+    weights = sampling_weights(labels, patients, {})
     assert weights.sum() == pytest.approx(1.0)
     assert weights[:7].sum() == pytest.approx(weights[7])
-    more = balanced_chances(labels, patients, {index_of("Afib"): 3.0})
+    more = sampling_weights(labels, patients, {index_of("Afib"): 3.0})
     assert more[:8].sum() / more[8:].sum() == pytest.approx(3 * weights[:8].sum() / weights[8:].sum())
 
 
