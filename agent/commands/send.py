@@ -156,7 +156,7 @@ async def run(config: Config, feed: Feed) -> dict[str, Any]:
         "refused": tally.refused,
         "unanswered": tally.failed,
         "rate_sent": _rounded(heart_rate(sent[LEADS.index(Lead.II)], _RATE)),
-        "rate_shown": tile["rate"] if tile else None,
+        "rate_shown": _rounded(tile["rate"]) if tile else None,
         "shown": tile is not None if page.answers else None,
     }
 
