@@ -1,6 +1,6 @@
 """What the documents hold, taken from their own text: no example stands anywhere a second time.
 
-A test that asks for `document`, `block` or `command` runs once for each; `example` gives one block by its title.
+A test that asks for `document`, `configuration` or `command` runs once for each; `example` gives a block by its title.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)(?P=fence) *$", re.M | re.S)
+FENCE = re.compile(
+    r"^(?P<indent> *)(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)(?P=fence) *$", re.M | re.S
+)
 SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.S)
 PROGRAM = re.compile(r"^(?:\S*/)?(deepecg-agent|deepecg-train)$")
 
@@ -35,6 +37,11 @@ class Block:
     language: str
     title: str
     text: str
+
+    @property
+    def is_configuration(self) -> bool:
+        """Whether it is one of the agent's, which needs a source, and no dialect."""
+        return self.language == "toml" and "[sources." in self.text
 
     def __str__(self) -> str:
         return f"{self.document}:{self.line}"
@@ -125,6 +132,11 @@ def all_blocks() -> list[Block]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for name, values in (("document", documents), ("block", blocks), ("command", commands)):
+    every: dict[str, Callable[[], Iterable[object]]] = {
+        "document": documents,
+        "configuration": lambda: (block for block in blocks() if block.is_configuration),
+        "command": commands,
+    }
+    for name, values in every.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, list(values()), ids=str)
