@@ -21,7 +21,7 @@ def test_every_command_explains_itself_and_says_what_it_is_not(tmp_path: Path) -
     done = deepecg("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "not a medical device" in " ".join(done.stdout.split())
-    for command in ("run", "check-config", "demo", "replay", "bench"):
+    for command in ("run", "check-config", "send", "demo", "replay", "bench"):
         assert command in done.stdout
 
 

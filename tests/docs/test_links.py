@@ -92,7 +92,7 @@ def braces(path: str) -> list[str]:
     ]
 
 
-MADE = {"agent/sources/dialects/acme.toml"}
+MADE = {"agent/sources/dialects/acme.toml", "findings/NAME.sh"}
 """What a reader makes."""
 
 MAPS = {"agent/README.md", "training/README.md"}
