@@ -227,8 +227,7 @@ async def _over_hl7(config: Config, feed: Feed, signal: Signal, tally: Tally) ->
             raise SendError(
                 f"the agent at {host}:{port} cannot be reached ({error}); is it running, and is this its HL7 port?"
             ) from error
-        tally.failed += 1
-        tally.sent += 1
+        tally.add(Answer(False, "", str(error)))
     return length + cadence * (number - 1)
 
 

@@ -141,7 +141,17 @@ def test_the_binary_sender_shows_sixty_beats_a_minute(example: Example) -> None:
         for n in range(10):
             start = 1_800_000_000 + phase + n
             payload = sender["block"](start, n, *sender["second"](start))
-            message = Message(TOPIC, payload, 1, False, False, "application/vnd.deepecg.block", 0.0, 1, n + 1)
+            message = Message(
+                topic=TOPIC,
+                payload=payload,
+                qos=1,
+                retain=False,
+                duplicate=False,
+                content_type="application/vnd.deepecg.block",
+                received=0.0,
+                connection=1,
+                mid=n + 1,
+            )
             blocks.append(source.take(message))
         taken = [block for block in blocks[-10:] if block is not None]
         assert len(taken) == 10, "each block is taken, none as one that came before"
@@ -372,6 +382,21 @@ def test_the_metrics_that_are_named_are_there(root: Path) -> None:
     for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
         for name in re.findall(r"`(deepecg_[a-z_]+)", path.read_text(encoding="utf-8")):
             assert name in there | {"deepecg_"}, f"{path.name}: there is no metric {name}"
+
+
+def test_what_the_agent_is_said_to_answer_it_does(root: Path) -> None:
+    """The sentences of the tutorial's table stand in the code that says them."""
+    page = (root / "docs" / "tutorial-connect-a-monitor.md").read_text(encoding="utf-8")
+    table = page.partition("| the answer says | do |")[2].partition("\n\n")[0]
+    said = re.findall(r"^\| `([^`]+)`", table, re.M)
+    code = "".join(path.read_text(encoding="utf-8") for path in (root / "agent").glob("**/hl7*/*.py"))
+    code += "".join(path.read_text(encoding="utf-8") for path in (root / "agent").glob("**/hl7*.py"))
+    assert len(said) == 4
+    assert [sentence for sentence in said if sentence not in code.replace("`", "")] == []
+
+
+def test_the_readme_is_a_front_door(root: Path) -> None:
+    assert len((root / "README.md").read_text(encoding="utf-8").splitlines()) <= 200, "what is longer goes to docs/"
 
 
 async def test_the_summary_of_a_test_feed(example: Example) -> None:
