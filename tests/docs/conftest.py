@@ -24,8 +24,9 @@ PROGRAM = re.compile(r"^(?:\S*/)?(deepecg-agent|deepecg-train)$")
 
 def documents() -> list[str]:
     """Every Markdown file of the repository that a person reads."""
-    found = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("findings/**/*.md")]
-    return sorted({str(path.relative_to(ROOT)) for path in found})
+    folders = ("agent", "training", "systemd", "deploy", "docs", "findings")
+    found = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).glob("*.md"))]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
 @dataclass(frozen=True)
