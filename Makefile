@@ -1,5 +1,6 @@
 # make demo    a ward on this machine: beds stream, a network reads them, an alert arrives at a receiver
 # make test    the whole test suite          make check   format, lint, strict types, import contracts
+# make docs    the documents as a site, in site/; a dead link ends it
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_SECONDS ?= 0
@@ -10,7 +11,7 @@ EDITABLE := $(if $(filter .,$(PACKAGE)),-e)
 # Tests import what is installed, never the folder that they happen to start in.
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test check format bench screenshot lock clean
+.PHONY: demo test check format docs bench screenshot lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/deepecg-agent demo --seconds $(DEMO_SECONDS) $(DEMO_ARGS)
@@ -27,6 +28,9 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/.dev
 	$(BIN)/deepecg-agent bench
@@ -51,4 +55,4 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -153,7 +153,7 @@ async def run(config: Config, feed: Feed) -> dict[str, Any]:
         "refused": tally.refused,
         "unanswered": tally.failed,
         "rate_sent": _rounded(heart_rate(sent[LEADS.index(Lead.II)], _RATE)),
-        "rate_shown": tile["rate"] if tile else None,
+        "rate_shown": _rounded(tile["rate"]) if tile else None,
         "shown": tile is not None if page.answers else None,
     }
 
@@ -224,8 +224,7 @@ async def _over_hl7(config: Config, feed: Feed, signal: Signal, tally: Tally) ->
             raise SendError(
                 f"the agent at {host}:{port} cannot be reached ({error}); is it running, and is this its HL7 port?"
             ) from error
-        tally.failed += 1
-        tally.sent += 1
+        tally.add(Answer(False, "", str(error)))
     return length + cadence * (number - 1)
 
 
