@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
@@ -27,7 +25,7 @@ from agent.core.mqtt.decode import (
 from agent.mqtt.link import MqttLink
 from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics, totals
-from agent.sources.mqtt import FaultLog, MqttSource, MqttSourceSettings, SequenceTracker, Verdict
+from agent.sources.mqtt import FaultLog, MqttSource, MqttSourceSettings
 
 TOPIC = "ward/v1/north/icu/{}/ecg/monitor"
 
@@ -248,67 +246,7 @@ async def test_patient_data_stay_out_of_logs_and_metrics(mosquitto: int) -> None
     assert canary not in repr(logs)
 
 
-# --- sequences
-
-
-def judge_all(blocks: list[tuple[int, float | None]], remember: int = 64) -> list[Verdict]:
-    tracker = SequenceTracker(remember)
-    return [tracker.judge(number, start, b"%d" % number)[0] for number, start in blocks]
-
-
-def test_verdicts() -> None:
-    v = Verdict
-    assert judge_all([(5, 5.0), (6, 6.0), (6, 6.0), (9, 9.0), (8, 8.0), (8, 8.0), (10, 10.0)]) == [
-        v.NEXT, v.NEXT, v.DUPLICATE, v.GAP, v.LATE, v.DUPLICATE, v.NEXT,
-    ]  # fmt: skip
-
-
-def test_a_restart_while_the_numbers_are_remembered() -> None:
-    v = Verdict
-    assert judge_all([(0, 100.0), (1, 101.0), (2, 102.0), (0, 110.0), (1, 111.0), (1, 111.0), (2, 112.0)]) == [
-        v.NEXT, v.NEXT, v.NEXT, v.RESTART, v.NEXT, v.DUPLICATE, v.NEXT,
-    ]  # fmt: skip
-
-
-def test_a_restart_far_back_and_far_ahead() -> None:
-    assert judge_all([(100_000, 1.0), (0, 2.0), (1, 3.0)]) == [Verdict.NEXT, Verdict.RESTART, Verdict.NEXT]
-    assert judge_all([(1, 1.0), (2**40, 2.0), (2**40 + 1, 3.0)]) == [Verdict.NEXT, Verdict.RESTART, Verdict.NEXT]
-    assert judge_all([(65535, None), (0, None)]) == [Verdict.NEXT, Verdict.RESTART]
-
-
-def test_without_a_clock_the_bytes_tell() -> None:
-    tracker = SequenceTracker(8)
-    assert tracker.judge(1, None, b"a")[0] is Verdict.NEXT
-    assert tracker.judge(1, None, b"a")[0] is Verdict.DUPLICATE
-    assert tracker.judge(1, None, b"b")[0] is Verdict.RESTART
-
-
-def test_the_count_of_a_gap() -> None:
-    tracker = SequenceTracker(8)
-    tracker.judge(1, 1.0, b"")
-    assert tracker.judge(5, 5.0, b"") == (Verdict.GAP, 3)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=80))
-def test_no_block_passes_twice_and_none_is_lost(order: list[int]) -> None:
-    """Any order and repetition of blocks of one run of the device, within what is remembered."""
-    tracker = SequenceTracker(64)
-    highest, passed = -1, []
-    for number in order:
-        verdict, _ = tracker.judge(number, 100.0 + number, b"")
-        assert verdict is not Verdict.RESTART
-        if verdict is not Verdict.DUPLICATE:
-            passed.append(number)
-        highest = max(highest, number)
-    assert sorted(passed) == sorted(set(order))
-
-
-def test_memory_is_bounded() -> None:
-    tracker = SequenceTracker(16)
-    for i in range(1000):
-        tracker.judge(i * 2, float(i), b"")
-    assert len(tracker._seen) == 16
+# --- what is remembered of devices
 
 
 def test_devices_are_forgotten_beyond_the_bound() -> None:
