@@ -81,8 +81,10 @@ def last_line(log: Path) -> str:
 
 
 @asynccontextmanager
-async def broker(address: str, folder: Path) -> AsyncIterator[BrokerAddress]:
+async def broker(address: str, folder: Path, patience: float = 3.0) -> AsyncIterator[BrokerAddress]:
     """The broker named by ``host:port``, or one that lives as long as the block and keeps its files in ``folder``.
+
+    ``patience``: seconds in which the named one must take a connection.
 
     Raises:
         BrokerError: the named one does not answer, or none can be started.
@@ -91,7 +93,7 @@ async def broker(address: str, folder: Path) -> AsyncIterator[BrokerAddress]:
         host, _, number = address.rpartition(":")
         if not host or not number.isdigit():
             raise BrokerError(f"--broker {address!r} is not host:port; write it as 127.0.0.1:1883")
-        if not await listening(host, int(number), 3):
+        if not await listening(host, int(number), patience):
             raise BrokerError(f"no broker answers at {address}; start it, or leave --broker out to have one started")
         yield BrokerAddress(host, int(number), "external")
         return
@@ -124,7 +126,12 @@ mqtt {{ listen: "127.0.0.1:{port}", ack_wait: "10s" }}
 async def _running(command: Sequence[str], address: BrokerAddress, log: Path) -> AsyncIterator[None]:
     """A broker's process from when it listens to the end of the block. What it says goes to ``log``."""
     with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for the demo alone
+        )
     try:
         listens = asyncio.create_task(listening(address.host, address.port, _START_SECONDS))
         ends = asyncio.create_task(process.wait())

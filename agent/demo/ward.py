@@ -183,6 +183,8 @@ async def _subscribed(link: MqttLink, address: BrokerAddress) -> None:
         )
     except TimeoutError as error:
         at = f"{address.host}:{address.port}"
+        if not link.connected.is_set():
+            raise DemoError(f"the broker at {at} does not take our clients; the warnings above say why") from error
         raise DemoError(f"the broker at {at} takes no subscription; let anonymous clients use ward/v1/#") from error
 
 

@@ -59,6 +59,8 @@ class FastClient(Client):
     number: int
     hung_up = False
     """The broker has closed the connection, or reset it: the end of its stream was read."""
+    trouble = ""
+    """Why nothing more can be read; paho calls each reason "Unspecified error"."""
     _ahead = b""
     _at = 0
     _drained = False
@@ -79,10 +81,13 @@ class FastClient(Client):
                 raise BlockingIOError  # a short read has emptied the socket: the next event is waited for
             try:
                 self._ahead, self._at = super()._sock_recv(_CHUNK), 0
-            except ConnectionError:
-                self.hung_up = True
+            except BlockingIOError:
                 raise
-            self.hung_up = not self._ahead
+            except OSError as error:  # a reset, or an alert of TLS
+                self.hung_up, self.trouble = isinstance(error, ConnectionError), str(error)
+                raise
+            if not self._ahead:
+                self.hung_up, self.trouble = True, "the broker closed the connection"
             self._drained = len(self._ahead) < _CHUNK
         piece = self._ahead[self._at : self._at + bufsize]
         self._at += len(piece)

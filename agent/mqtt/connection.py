@@ -111,7 +111,8 @@ class Connection:
 
         Raises:
             OSError: the broker cannot be reached; ValueError where its name is none.
-            HungUpError: it closed the connection at once.
+            ConnectionLostError: it closed the connection before CONNECT was sent, as one does that wants another
+                certificate.
         """
         client, settings = self._client, self._settings
         if context is not None:
@@ -128,7 +129,7 @@ class Connection:
             await dialled
         self._sock = client.socket()
         if self._sock is None:  # the first write already failed
-            raise HungUpError("the broker closed the connection at once; see its log for the reason")
+            raise ConnectionLostError("the broker closed the connection before CONNECT; does it take our certificate?")
         client.on_socket_close = self._on_socket_close
         client.on_socket_register_write = self._on_register_write
         client.on_socket_unregister_write = self._on_unregister_write
@@ -333,7 +334,8 @@ class Connection:
         self, _client: Client, _userdata: object, flags: DisconnectFlags, code: ReasonCode, _properties: object
     ) -> None:
         self._forget_socket(close=False)
-        self._lost(f"the broker ended it: {code}" if flags.is_disconnect_packet_from_server else str(code))
+        said = f"the broker ended it: {code}" if flags.is_disconnect_packet_from_server else str(code)
+        self._lost(self._client.trouble or said)
 
     def _on_subscribe(
         self, _client: Client, _userdata: object, mid: int, codes: list[ReasonCode], _properties: object

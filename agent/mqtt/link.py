@@ -79,7 +79,6 @@ class MqttLink:
         self._number = 0
         self._session_since = 0
         self._connects = 0
-        self._preferred = MQTTv311 if settings.protocol == "3.1.1" else MQTTv5
         self._leaving = False
         self._tasks = asyncio.TaskGroup()
         self._task: asyncio.Task[None] | None = None
@@ -163,7 +162,8 @@ class MqttLink:
 
     async def _run(self) -> None:
         """One connection after the other, until `__aexit__`."""
-        failures, protocol = 0, self._preferred
+        preferred = MQTTv311 if self._settings.protocol == "3.1.1" else MQTTv5
+        failures, protocol = 0, preferred
         while True:
             began = time.monotonic()
             self._number += 1
@@ -172,26 +172,20 @@ class MqttLink:
             )
             if self._leaving:
                 return
-            if protocol == MQTTv5 and self._takes_it_for_old(end):
+            old = protocol == MQTTv5 and isinstance(end, ProtocolRefusedError | HungUpError)
+            if old and self._settings.protocol == "auto":
+                # One of 3.1.1 alone answers with return code 1 (3.1.1, section 3.1.2.2) or 0x84, and is not asked for
+                # MQTT 5 again. Or it just hangs up, as one that is being started does too: so only the next connection
+                # is of 3.1.1. Silence is no answer: it may be busy.
+                if isinstance(end, ProtocolRefusedError):
+                    preferred = MQTTv311
                 log.warning("mqtt_falls_back", broker=self._settings.host, to="3.1.1", why=str(end))
                 protocol = MQTTv311
                 continue
-            protocol = self._preferred
+            protocol = preferred
             stable = isinstance(end, ConnectionLostError) and time.monotonic() - began > _STABLE
             failures = 0 if stable else failures + 1
             await self._pause(failures, end)
-
-    def _takes_it_for_old(self, end: Exception) -> bool:
-        """Whether a connection of MQTT 5 ended as one does with a broker that speaks 3.1.1 only.
-
-        Such a broker answers with return code 1 (3.1.1, section 3.1.2.2) or 0x84, and is not asked for MQTT 5 again;
-        or it just hangs up, as one that is being started does too: so the next connection alone is of 3.1.1.
-        """
-        if self._settings.protocol != "auto":
-            return False
-        if isinstance(end, ProtocolRefusedError):
-            self._preferred = MQTTv311
-        return isinstance(end, ProtocolRefusedError | HungUpError)
 
     async def _pause(self, failures: int, end: Exception) -> None:
         """Full jitter: beds' gateways and agents that lost the same broker must not all come back at once."""

@@ -12,7 +12,6 @@ import time
 from collections import OrderedDict, deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from enum import Enum
 from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Self
@@ -35,11 +34,11 @@ from agent.mqtt.inbox import Message
 from agent.mqtt.link import MqttLink
 from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics
+from agent.sources.sequence import Arrival, SequenceTracker
 
 log = structlog.get_logger()
 
 _TRANSPORT = "mqtt"
-_LONGEST_GAP = 1 << 20
 
 
 class OffsetBinarySettings(BaseModel):
@@ -98,66 +97,6 @@ class MqttSourceSettings(BrokerSettings):
     def templates(self) -> tuple[TopicTemplate, ...]:
         """The topics, parsed. `TemplateError`, a ValueError, where one cannot be used."""
         return tuple(TopicTemplate(t, site=self.site, unit=self.unit, device=self.device) for t in self.topics)
-
-
-class Verdict(Enum):
-    """What a block's sequence number says."""
-
-    NEXT = "next"
-    GAP = "gap"
-    LATE = "late"
-    DUPLICATE = "duplicate"
-    RESTART = "restart"
-
-
-class SequenceTracker:
-    """The sequence numbers of one device, as far back as ``remember``."""
-
-    def __init__(self, remember: int) -> None:
-        self._remember = remember
-        self._seen: OrderedDict[int, object] = OrderedDict()
-        self._highest = -1
-        self._newest: float | None = None
-
-    def judge(self, number: int, start: float | None, payload: bytes) -> tuple[Verdict, int]:
-        """The verdict on a block, and how many blocks are missing before it (for `Verdict.GAP`, else 0).
-
-        A number that was seen is a duplicate only where the block is the same too, by the device's clock or, where it
-        has none, by its bytes: a device that restarts begins its numbers anew while they are still remembered.
-        """
-        mark: object = start if start is not None else hash(payload)
-        if number in self._seen:
-            if self._seen[number] == mark:
-                return Verdict.DUPLICATE, 0
-            self._begin(number, mark, start)
-            return Verdict.RESTART, 0
-        if not self._seen:
-            self._begin(number, mark, start)
-            return Verdict.NEXT, 0
-        missing = number - self._highest - 1
-        if missing < 0:
-            newer = start is not None and self._newest is not None and start > self._newest
-            if newer or self._highest - number >= self._remember:
-                self._begin(number, mark, start)
-                return Verdict.RESTART, 0
-            self._note(number, mark)
-            return Verdict.LATE, 0
-        if missing > _LONGEST_GAP:
-            self._begin(number, mark, start)
-            return Verdict.RESTART, 0
-        self._highest, self._newest = number, start
-        self._note(number, mark)
-        return (Verdict.GAP, missing) if missing else (Verdict.NEXT, 0)
-
-    def _begin(self, number: int, mark: object, start: float | None) -> None:
-        self._seen.clear()
-        self._highest, self._newest = number, start
-        self._note(number, mark)
-
-    def _note(self, number: int, mark: object) -> None:
-        self._seen[number] = mark
-        if len(self._seen) > self._remember:
-            self._seen.popitem(last=False)
 
 
 @dataclass(slots=True)
@@ -303,13 +242,13 @@ class MqttSource:
             if len(self._sequences) > self._settings.max_devices:
                 self._sequences.popitem(last=False)
         self._sequences.move_to_end(key)
-        verdict, missing = sequence.judge(samples.sequence or 0, samples.start, payload)
-        if verdict is Verdict.DUPLICATE:
+        arrival, missing = sequence.judge(samples.sequence or 0, samples.start, payload)
+        if arrival is Arrival.DUPLICATE:
             self._metrics.duplicates.labels(_TRANSPORT).inc()
             return False
-        if verdict is Verdict.GAP:
+        if arrival is Arrival.GAP:
             self._metrics.sequence_gaps.labels(_TRANSPORT).inc(missing)
-        elif verdict is Verdict.RESTART:
+        elif arrival is Arrival.RESTART:
             fault = Fault("restart", "the sequence began anew; two devices of one name seem to do so with every block")
             address = Address(samples.bed, samples.device)
             self._faults.report(fault, address, time.monotonic(), "mqtt_sequence_restarted")

@@ -42,4 +42,4 @@ async def test_a_picture_of_the_wanted_size(free_port: int, tmp_path: Path) -> N
 
 async def test_no_agent_is_one_clear_sentence(free_port: int, tmp_path: Path) -> None:
     with pytest.raises(ScreenshotError, match="is the agent running"):
-        await screenshot(f"http://127.0.0.1:{free_port}/", tmp_path / "page.png", patience=2.0, settle=0.1)
+        await screenshot(f"http://127.0.0.1:{free_port}/", tmp_path / "page.png", patience=0.5, settle=0.1)

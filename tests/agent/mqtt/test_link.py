@@ -568,9 +568,15 @@ async def test_tls_refusals(start_mosquitto: Callable[..., Any], authorities: An
         "of another authority": other.issue("agent", "stranger").model_copy(update={"ca": authority.path}),
         "does not trust the broker": authority.issue("agent").model_copy(update={"ca": other.path}),
     }[kind]
-    async with MqttLink(settings(broker.port, "a", tls=tls), Metrics(), "mqtt", [("x", 1)]) as link:
-        await attempts(link, 3)
-        assert not link.connected.is_set()
+    with capture_logs() as logs:
+        async with MqttLink(settings(broker.port, "a", tls=tls), Metrics(), "mqtt", [("x", 1)]) as link:
+            await attempts(link, 3)
+            assert not link.connected.is_set()
+    reasons = {entry["why"] for entry in logs}
+    assert "Unspecified error" not in reasons  # which of alert, reset and refused write is seen is a matter of time
+    if kind == "does not trust the broker":
+        assert all("certificate verify failed" in why for why in reasons), reasons
+        assert "mqtt_falls_back" not in [entry["event"] for entry in logs]
 
 
 async def test_a_resolver_that_hangs_blocks_neither_the_loop_nor_leaving(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from structlog.testing import capture_logs
 from agent.core.ecg import Alert, Encounter, Phase, Priority
 from agent.mqtt.link import MqttLink
 from agent.mqtt.settings import BrokerSettings
-from agent.ops.metrics import Metrics
+from agent.ops.metrics import Metrics, totals
 from agent.sinks.mqtt import ADVISORY, MqttSink, MqttSinkSettings, message_from_alert
 from agent.sinks.outbox import Outbox
 
@@ -67,13 +68,15 @@ def sink_settings(port: int, **more: Any) -> MqttSinkSettings:
     return MqttSinkSettings(port=port, **more)
 
 
-def value(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(f"deepecg_{name}", {"sink": "mqtt"} | labels) or 0.0
-
-
 async def within(seconds: float, what: Any) -> Any:
     async with asyncio.timeout(seconds):
         return await what
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def settled(outbox: Outbox) -> None:
@@ -114,7 +117,7 @@ async def test_the_life_of_an_alert(mosquitto: int, tmp_path: Path, protocol: st
             await settled(outbox)
     assert {topic for topic, _ in got} == {"ward/v1/north/icu/7/alert", "ward/v1/north/icu/8/alert"}
     assert [body["phase"] for _, body in got if body["alert_id"] == "a1"] == ["start", "end"]
-    assert value(metrics, "delivered_total") == 3.0
+    assert totals(metrics.delivered) == {"mqtt": 3}
 
 
 def test_the_message_as_documented() -> None:
@@ -175,12 +178,15 @@ async def test_content_type_and_no_expiry(mosquitto: int, tmp_path: Path) -> Non
         "%C|%E|%q|%r",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    await asyncio.sleep(0.5)
+    said = asyncio.create_task(asyncio.to_thread(process.communicate))
     async with Outbox(tmp_path / "o.sqlite", ("mqtt",)) as outbox:
         async with running(mosquitto, outbox, Metrics(), status_topic=""):
-            await outbox.commit((START,))
-            out, _ = await asyncio.to_thread(process.communicate)
-    content_type, expiry, _, retain = out.decode().strip().split("|")
+            for number in count():  # until mosquitto_sub has subscribed and got one
+                await outbox.commit((alert(number),))
+                await settled(outbox)
+                if said.done():
+                    break
+    content_type, expiry, _, retain = (await said)[0].decode().strip().split("|")
     assert (content_type, expiry, retain) == ("application/json", "", "0")
 
 
@@ -192,27 +198,18 @@ async def test_what_was_committed_while_the_broker_was_away(
     async with Outbox(tmp_path / "o.sqlite", ("mqtt",)) as outbox, running(broker.port, outbox, metrics) as sink:
         await within(5, sink.connected.wait())
         broker.stop(signal.SIGKILL)
-        await asyncio.sleep(0.1)
+        await until(lambda: not sink.connected.is_set())
         await outbox.commit(tuple(alert(i) for i in range(20)))
-        await asyncio.sleep(0.3)
         assert await outbox.undelivered("mqtt") == 20
         broker.start()
         async with receiving(broker.port) as receiver:
             await settled(outbox)
-            bodies = await drain(receiver)
-    assert set(bodies) <= {f"a{i}" for i in range(20)}
-    assert value(metrics, "delivered_total") == 20.0
-
-
-async def drain(receiver: MqttLink) -> list[str]:
-    ids = []
-    while True:
-        try:
-            message = await within(0.5, receiver.get())
-        except TimeoutError:
-            return ids
-        receiver.ack(message)
-        ids.append(json.loads(message.payload)["alert_id"])
+            await outbox.commit((alert(20),))  # the receiver may have come after some of them, but before this one
+            got = [(await take(receiver))[1]["alert_id"]]
+            while got[-1] != "a20":
+                got.append((await take(receiver))[1]["alert_id"])
+    assert got == [f"a{i}" for i in range(21 - len(got), 21)]
+    assert totals(metrics.delivered) == {"mqtt": 21}
 
 
 async def test_one_refused_bed_does_not_hold_up_the_others(start_mosquitto: Callable[..., Any], tmp_path: Path) -> None:
@@ -225,9 +222,9 @@ async def test_one_refused_bed_does_not_hold_up_the_others(start_mosquitto: Call
             async with running(broker.port, outbox, metrics, status_topic=""):
                 await outbox.commit((alert(1, "north/icu/8"), alert(2), alert(3, "north/icu/8"), alert(4)))
                 assert [(await take(receiver))[1]["alert_id"] for _ in range(2)] == ["a2", "a4"]
-                await asyncio.sleep(0.3)
+                await until(lambda: totals(metrics.delivered) == {"mqtt": 2})
                 assert await outbox.undelivered("mqtt") == 2
-    assert value(metrics, "delivery_failures_total", reason="refused") == 2.0
+    assert totals(metrics.delivery_failures) == {"mqtt/refused": 2}
     assert "Canary" not in repr(logs)
     assert "4711" not in repr(logs)
 
@@ -236,13 +233,14 @@ async def test_a_refused_alert_is_tried_again(start_mosquitto: Callable[..., Any
     acl = tmp_path / "acl"
     acl.write_text("topic read ward/#\n")
     broker = start_mosquitto(f"acl_file {acl}")
+    metrics = Metrics()
     async with Outbox(tmp_path / "o.sqlite", ("mqtt",)) as outbox:
-        async with running(broker.port, outbox, Metrics(), status_topic="", retry_refused=0.2):
+        async with running(broker.port, outbox, metrics, status_topic="", retry_refused=0.2):
             await outbox.commit((START,))
-            await asyncio.sleep(0.5)
+            await until(lambda: totals(metrics.delivery_failures).get("mqtt/refused", 0) >= 1)
             assert await outbox.undelivered("mqtt") == 1
             acl.write_text("topic readwrite ward/#\n")
-            broker.reload()
+            broker.send(signal.SIGHUP)
             await settled(outbox)
 
 
@@ -251,7 +249,7 @@ async def test_nobody_listens_is_said(mosquitto: int, tmp_path: Path) -> None:
     async with Outbox(tmp_path / "o.sqlite", ("mqtt",)) as outbox, running(mosquitto, outbox, metrics):
         await outbox.commit((START,))
         await settled(outbox)
-    assert value(metrics, "delivery_failures_total", reason="no_subscriber") == 1.0
+    assert totals(metrics.delivery_failures) == {"mqtt/no_subscriber": 1}
 
 
 async def test_an_alert_of_no_bed_is_refused_and_kept(mosquitto: int, tmp_path: Path) -> None:
@@ -260,7 +258,7 @@ async def test_an_alert_of_no_bed_is_refused_and_kept(mosquitto: int, tmp_path: 
         async with running(mosquitto, outbox, metrics):
             await outbox.commit((alert(1, "nowhere"), alert(2)))
             assert (await take(receiver))[1]["alert_id"] == "a2"
-    assert value(metrics, "delivery_failures_total", reason="topic") >= 1.0
+    assert totals(metrics.delivery_failures)["mqtt/topic"] >= 1
 
 
 CHILD = """
