@@ -17,6 +17,7 @@ import numpy as np
 
 from agent.core.ecg import Encounter, EncounterEvent, FloatArray, Lead, Phase, Priority
 from agent.core.hl7.message import Delimiters, escape
+from agent.core.nomenclature import CODE_OF_LEAD, ECG_ELEC_POTL
 
 CADENCE: Final[dict[str, tuple[float, float]]] = {
     "ge": (6.0, 5.5),
@@ -28,10 +29,6 @@ CADENCE: Final[dict[str, tuple[float, float]]] = {
 }
 """Seconds of signal in a message and seconds between messages, by dialect."""
 
-_LEAD_CODES: Final = {
-    Lead.I: 131329, Lead.II: 131330, Lead.III: 131389, Lead.AVR: 131390, Lead.AVL: 131391, Lead.AVF: 131392,
-    Lead.V1: 131331, Lead.V2: 131332, Lead.V3: 131333, Lead.V4: 131334, Lead.V5: 131335, Lead.V6: 131336,
-}  # fmt: skip
 _GE_INVALID: Final = (-32768, -32766, -32765, -32764, -32760, -32759, -32758, -32757, -32756, -32755, -32754)
 _GE_MISSING: Final = (-32767, -32763, -32762, -32761, -32753, -32752)
 _GE_MICROVOLT: Final = 2.44
@@ -143,7 +140,7 @@ def r40(
     *,
     active: bool = True,
     priority: Priority = Priority.HIGH,
-    source_code: int = 131328,
+    source_code: int = ECG_ELEC_POTL,
     encounter: Encounter | None = None,
 ) -> bytes:
     """A monitor's own physiological alarm as IHE PCD-04 (ORU^R40)."""
@@ -241,7 +238,7 @@ def _mindray_rows(block: _Block) -> list[str]:
     for index, (lead, array) in enumerate(
         zip(block.leads, _integers(block.values / _MINDRAY_MILLIVOLT, _MINDRAY_INVALID), strict=True)
     ):
-        code, number = _LEAD_CODES[lead], 4 * index
+        code, number = CODE_OF_LEAD[lead], 4 * index
         sub_id = f"1.7.6.{code}"
         rows += [
             f"OBX|{number + 1}|NA|{_observation(lead, upper=True)}|{sub_id}|{array}|262656^MDC_DIM_DIMLESS^MDC",
@@ -288,7 +285,7 @@ def _wcm(block: _Block) -> bytes:
         sub_id = f"1.1.1.{1001 + index}"
         low, high = (float(f(samples)) if not np.isnan(samples).all() else 0.0 for f in (np.nanmin, np.nanmax))
         rows += [
-            f"OBX|{1001 + 3 * index}|NA|{_LEAD_CODES[lead]}^MDC_ECG_LEAD_{lead.value}^MDC|{sub_id}|{array}"
+            f"OBX|{1001 + 3 * index}|NA|{CODE_OF_LEAD[lead]}^MDC_ECG_LEAD_{lead.value}^MDC|{sub_id}|{array}"
             f"|266418^MDC_DIM_MILLI_VOLT^MDC|||||F|||{start}",
             f"OBX|{1002 + 3 * index}|NM|0^MDC_ATTR_SAMP_RATE^MDC|{sub_id}.1|{block.rate:.1f}"
             "|264608^MDC_DIM_PER_SEC^MDC|||||F",
@@ -364,7 +361,7 @@ def _rhythm(block: _Block, head: str, sub_id: str) -> list[str]:
 
 def _observation(lead: Lead, *, upper: bool = False) -> str:
     name = lead.value.upper() if upper else lead.value
-    return f"{_LEAD_CODES[lead]}^MDC_ECG_ELEC_POTL_{name}^MDC"
+    return f"{CODE_OF_LEAD[lead]}^MDC_ECG_ELEC_POTL_{name}^MDC"
 
 
 def _pid(encounter: Encounter) -> str:

@@ -25,6 +25,7 @@ from agent.core.alerting.engine import TECHNICAL
 from agent.core.ecg import Alert, Encounter, Phase, Priority
 from agent.core.errors import DeepECGError
 from agent.core.labels import index_of
+from agent.core.nomenclature import ECG_ELEC_POTL, SOURCES
 
 PRIVATE_BASE = 258048
 """ISO/IEEE 11073-10101 leaves the terms from 0xF000 of every partition to private use; partition 3 holds events. A
@@ -35,9 +36,6 @@ _MDS = "69965^MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS^MDC"
 _EVENT = "196616^MDC_EVT_ALARM^MDC"
 _SECONDS = "264320^MDC_DIM_X_SEC^MDC^s^s^UCUM"
 _CHANNEL = "1.1.1.1"
-_ST_LEADS = {1: "I", 2: "II", 61: "III", 62: "AVR", 63: "AVL", 64: "AVF"} | {n + 2: f"V{n}" for n in range(1, 7)}
-SOURCES = {131328: "MDC_ECG_ELEC_POTL"} | {131840 + n: f"MDC_ECG_AMPL_ST_{lead}" for n, lead in _ST_LEADS.items()}
-"""Reference ids of the metrics that our alerts are about: the ECG, and the ST amplitude of a lead."""
 
 _ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"}
 
@@ -316,7 +314,7 @@ def _event(alert: Alert, settings: Hl7AlertSettings) -> str:
 
 
 def _source(code: int) -> str:
-    return f"{code}^{SOURCES[code]}^MDC" if code in SOURCES else f"{code}^^MDC" if code else _source(131328)
+    return f"{code}^{SOURCES[code]}^MDC" if code in SOURCES else f"{code}^^MDC" if code else _source(ECG_ELEC_POTL)
 
 
 def _time(seconds: float) -> str:

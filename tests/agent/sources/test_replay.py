@@ -68,7 +68,11 @@ def test_a_record_of_whole_seconds_has_no_empty_block(tmp_path: Path) -> None:
         ("ABP", "mmHg", ChannelKind.ABP, None, 150036, "mm[Hg]", 1.0),
         ("PLETH", "NU", ChannelKind.PLETH, None, 150452, "1", 1.0),
         ("RESP", "NU", ChannelKind.RESP, None, 151780, "1", 1.0),
-        ("CO2", "kPa", ChannelKind.OTHER, None, 0, "kPa", 1.0),
+        ("CO2", "kPa", ChannelKind.OTHER, None, 0, "mm[Hg]", 7.50062),
+        ("O2", "vol%", ChannelKind.OTHER, None, 0, "vol%", 1.0),
+        ("Lead II", "millivolts", ChannelKind.ECG, Lead.II, 131330, "mV", 1.0),
+        ("DII", "µV", ChannelKind.ECG, Lead.II, 131330, "mV", 1e-3),
+        ("PLETH", "furlongs", ChannelKind.PLETH, None, 150452, "furlongs", 1.0),
     ],
 )
 def test_channel_names(
@@ -77,6 +81,11 @@ def test_channel_names(
     channel, found = channel_from_name(name, unit, 250.0)
     assert (channel.kind, channel.lead, channel.code, channel.unit, found) == (kind, lead, code, ucum, factor)
     assert (channel.label, channel.rate) == (name, 250.0)
+
+
+def test_a_lead_in_an_unknown_unit_is_refused_by_name() -> None:
+    with pytest.raises(ReplayError, match="Channel II is in furlongs"):
+        channel_from_name("II", "furlongs", 250.0)
 
 
 async def test_a_full_queue_holds_the_reader_back(record: Path) -> None:
