@@ -1,7 +1,8 @@
 """Simulated monitors and gateways that speak HL7: each maker's dialect in its true shape, for demo, bench and tests.
 
 What goes out is what comes in from the field, with its oddities: a rate in ``s``, overlapping blocks, LF line ends, no
-times, no patient. `agent.core.hl7.decode` reads it; nothing is shared between the two but the standard.
+times, no patient. `agent.core.hl7.decode` reads it. Its rows are written out by hand on purpose, and not by that room's
+writer: nothing is shared between the two but the standard's tables of codes, escapes and times.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from typing import Final
 
 import numpy as np
 
 from agent.core.ecg import Encounter, EncounterEvent, FloatArray, Lead, Phase, Priority
-from agent.core.hl7.message import Delimiters, escape
+from agent.core.hl7.message import dtm, escape, from_component_form
 from agent.core.nomenclature import CODE_OF_LEAD, ECG_ELEC_POTL
 
 CADENCE: Final[dict[str, tuple[float, float]]] = {
@@ -37,7 +37,6 @@ _MINDRAY_MILLIVOLT: Final = 0.001
 _MINDRAY_INVALID: Final = 32767
 _DEC: Final = "IHE_PCD_001^IHE PCD^1.3.6.1.4.1.19376.1.6.1.1.1^ISO"
 _ACM: Final = "IHE_PCD_ACM_001^IHE PCD^1.3.6.1.4.1.19376.1.6.1.4.1^ISO"
-_STANDARD: Final = Delimiters()
 
 _TRIGGERS: Final = {
     EncounterEvent.ADMIT: ("A01", "ADT_A01"),
@@ -119,7 +118,7 @@ def adt(
     """An ADT message of the hospital's own system; ``event`` may also be a trigger event (``A11``, ``A13``)."""
     trigger, structure = _TRIGGERS[event] if isinstance(event, EncounterEvent) else (event, "ADT_A01")
     prior = _point_of_care(prior_bed) if prior_bed else ""
-    visit = escape(encounter.visit, _STANDARD).decode()
+    visit = escape(encounter.visit).decode()
     return _message(
         f"MSH|^~\\&|HIS|{_parts(bed)[0]}|||{_dtm(time)}||ADT^{trigger}^{structure}|ADT{sequence}"
         "|P|2.5|||AL|NE||UNICODE UTF-8",
@@ -146,7 +145,7 @@ def r40(
     """A monitor's own physiological alarm as IHE PCD-04 (ORU^R40)."""
     device = eui64(bed)
     stamp = _dtm(time)
-    said = escape(text, _STANDARD).decode()
+    said = escape(text).decode()
     return _message(
         f"MSH|^~\\&|MONITOR^{device}^EUI-64|{_parts(bed)[0]}|||{stamp}||ORU^R40^ORU_R40|ALM{sequence}|P|2.6|||AL|NE"
         f"||UNICODE UTF-8|||{_ACM}",
@@ -365,11 +364,8 @@ def _observation(lead: Lead, *, upper: bool = False) -> str:
 
 
 def _pid(encounter: Encounter) -> str:
-    identifiers = "~".join(
-        "^".join(escape(part, _STANDARD).decode() for part in identifier.split("^"))
-        for identifier in encounter.patient_ids
-    )
-    family, given = (escape(name, _STANDARD).decode() for name in (encounter.family_name, encounter.given_name))
+    identifiers = "~".join(from_component_form(identifier).decode() for identifier in encounter.patient_ids)
+    family, given = (escape(name).decode() for name in (encounter.family_name, encounter.given_name))
     return f"PID|1||{identifiers}||{family}^{given}||{encounter.birth_date}|{encounter.sex}"
 
 
@@ -393,5 +389,4 @@ def _capsule_location(bed: str) -> str:
 
 
 def _dtm(seconds: float) -> str:
-    moment = datetime.fromtimestamp(round(seconds, 3), UTC)
-    return f"{moment:%Y%m%d%H%M%S}.{moment.microsecond // 1000:03d}+0000"
+    return dtm(seconds).decode()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.core import nomenclature as module
 from agent.core.ecg import LEADS, Channel, ChannelKind, Lead
 from agent.core.hl7.channel import Facet, Rules, channel, describe
 from agent.core.mqtt.block import channel_of, code_of_lead
@@ -203,3 +206,7 @@ def test_no_unit_is_dimensionless_and_an_unknown_one_is_none() -> None:
     assert unit_of("") == Unit("1", 1.0)
     assert unit_of("furlong") is None
     assert [millivolts_per(text) for text in ("microV", "mmHg", "furlong", "")] == [1e-3, None, None, None]
+
+
+def test_the_modules_own_example() -> None:
+    assert doctest.testmod(module) == doctest.TestResults(failed=0, attempted=2)
