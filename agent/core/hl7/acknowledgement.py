@@ -53,7 +53,7 @@ class Header:
         """MSH-10, raw."""
         return self.raw(MSH.CONTROL_ID)
 
-    def raw(self, field: MSH) -> bytes:
+    def raw(self, field: int) -> bytes:
         """A field of MSH as it came; empty where MSH ends before it."""
         return self.fields[field] if field < len(self.fields) else b""
 
@@ -111,7 +111,7 @@ def acknowledge(
     """
     marks = header.delimiters if header else STANDARD
 
-    def echo(field: MSH) -> bytes:
+    def echo(field: int) -> bytes:
         return header.raw(field)[:_LONGEST_ECHO] if header else b""
 
     event = header.event[:16] if header else ""

@@ -16,13 +16,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from enum import IntEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final, TypeAlias
 
 from agent.core.errors import DeepECGError
 from agent.core.hl7.charset import Text, safe_to_split
-from agent.core.hl7.segments import MSH
+from agent.core.hl7.segments import MSH, FieldNumbers
 
 FAULT_REASONS = frozenset(
     {
@@ -46,6 +45,8 @@ _LONGEST_TEXT = 4096
 
 # Escapes that mean nothing in a plain text: highlighting, formatting commands, changes of character set, local ones.
 _SILENT = re.compile(r"[HN]|\.[a-z]{2}[+-]?\d*|[CM][0-9A-Fa-f]{4,6}|Z.*")
+# A value in standard delimiters that is its own component form.
+_PLAIN = re.compile(rb"[0-9A-Za-z^&._:/-]*")
 _HEX = re.compile(r"X(?:[0-9A-Fa-f]{2})+")
 _TIME = re.compile(
     rb"^(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,9})|(\d{3}))?)?)?)?)?)?"
@@ -70,7 +71,7 @@ class HL7Error(DeepECGError, ValueError):
         self.reject = reject
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Delimiters:
     """MSH-1 and MSH-2; each one byte."""
 
@@ -86,6 +87,34 @@ class Delimiters:
     def encoding_characters(self) -> bytes:
         """MSH-2 as the sender wrote it."""
         return self.component + self.repetition + self.escape + self.subcomponent + self.truncation
+
+    @cached_property
+    def mark(self) -> str:
+        """The escape character as text."""
+        return self.escape.decode("latin-1")
+
+    @cached_property
+    def escapes(self) -> dict[str, str]:
+        """What stands between two escape characters, and what it stands for."""
+        return {
+            "F": self.field.decode("latin-1"),
+            "S": self.component.decode("latin-1"),
+            "T": self.subcomponent.decode("latin-1"),
+            "R": self.repetition.decode("latin-1"),
+            "E": self.mark,
+            "P": self.truncation.decode("latin-1"),
+            ".br": "\n",
+        }
+
+    @cached_property
+    def translation(self) -> dict[int, str]:
+        """For `str.translate`: every character that must be escaped."""
+        control = {code: f"{self.mark}X{code:02X}{self.mark}" for code in (*range(0x20), 0x7F)}
+        return control | {
+            ord(character): f"{self.mark}{name}{self.mark}"
+            for name, character in self.escapes.items()
+            if character > " "
+        }
 
 
 STANDARD: Final = Delimiters()
@@ -168,6 +197,8 @@ class Message:
     def component_form(self, raw: bytes) -> str:
         """A value of several components as ``a^b&c``: standard delimiters, each part escaped anew, no empty ends."""
         marks = self.delimiters
+        if marks.encoding_characters[:4] == b"^~\\&" and _PLAIN.fullmatch(raw):
+            return raw.decode("ascii").rstrip("^&")
         parts = (part.split(marks.subcomponent) for part in raw.split(marks.component))
         return "^".join("&".join(escape(self.text(sub)).decode() for sub in part) for part in parts).rstrip("^&")
 
@@ -185,7 +216,7 @@ def parse(data: bytes, *, any_charset: bool = False) -> Message:
     if not data.startswith(b"MSH") or len(data) < 8:
         raise HL7Error("no_header", "the message does not begin with MSH; send one HL7 v2 message per frame", code=100,
                        location="MSH^1", reject=True)  # fmt: skip
-    delimiters = _delimiters(data)
+    delimiters = _delimiters(data[3:12])
     text = safe_to_split(data, _declared_charset(data, delimiters))
     if text is None:
         if not any_charset:
@@ -208,7 +239,7 @@ def parse(data: bytes, *, any_charset: bool = False) -> Message:
     return Message(delimiters, tuple(segments), text.encoding, text.fault)
 
 
-def write(rows: Iterable[tuple[type[IntEnum], Fields]], marks: Delimiters = STANDARD) -> bytes:
+def write(rows: Iterable[tuple[type[FieldNumbers], Fields]], marks: Delimiters = STANDARD) -> bytes:
     """A message of these segments, CR after each: the fields by number, those that are None left out.
 
     A segment ends with the last field that is there. MSH-1 and MSH-2 are written by themselves, from ``marks``, in
@@ -216,10 +247,10 @@ def write(rows: Iterable[tuple[type[IntEnum], Fields]], marks: Delimiters = STAN
     """
     lines: list[bytes] = []
     for kind, given in rows:
-        fields = {number: value for number, value in given.items() if value is not None}
-        values = [fields.get(number, b"") for number in range(1, max(fields, default=0) + 1)]
+        last = max((number for number, value in given.items() if value is not None), default=0)
+        values = [given.get(number) or b"" for number in range(1, last + 1)]
         if kind is MSH:
-            values = [marks.encoding_characters, *values[2:]]
+            values[:2] = [marks.encoding_characters]
         lines.append(marks.field.join((kind.__name__.encode(), *values)) + b"\r")
     return b"".join(lines)
 
@@ -238,7 +269,8 @@ def from_component_form(form: str, marks: Delimiters = STANDARD) -> bytes:
 
 def first_parts(form: str) -> tuple[str, ...]:
     """The components of a component form as texts, of each its first subcomponent."""
-    return tuple(unescape(part.split("&", 1)[0]) for part in form.split("^"))
+    parts = [part.split("&", 1)[0] for part in form.split("^")]
+    return tuple(map(unescape, parts) if STANDARD.mark in form else parts)
 
 
 def unescape(text: str, marks: Delimiters = STANDARD) -> str:
@@ -247,8 +279,7 @@ def unescape(text: str, marks: Delimiters = STANDARD) -> str:
     An escape character that begins none of these stands for itself, so that nothing of a text that nobody has escaped
     is lost.
     """
-    mark = marks.escape.decode("latin-1")
-    names = _escapes(marks)
+    mark, names = marks.mark, marks.escapes
     parts = text.split(mark)
     out = [parts[0]]
     index = 1
@@ -270,36 +301,15 @@ def unescape(text: str, marks: Delimiters = STANDARD) -> str:
 
 def escape(text: str, marks: Delimiters = STANDARD) -> bytes:
     """A text made safe for any field, as UTF-8: delimiters, control characters, and blanks at its ends."""
-    escaped = text.translate(_translation(marks))
+    if text.isalnum():
+        return text.encode()
+    escaped = text.translate(marks.translation)
     if escaped[:1] == " " or escaped[-1:] == " ":  # whoever reads would take them for padding
-        blank = "{0}X20{0}".format(marks.escape.decode("latin-1"))
+        blank = f"{marks.mark}X20{marks.mark}"
         inner = escaped.strip(" ")
         before = len(escaped) - len(escaped.lstrip(" "))
         escaped = blank * before + inner + blank * (len(escaped) - before - len(inner))
     return escaped.encode("utf-8", "replace")
-
-
-@lru_cache(maxsize=16)
-def _escapes(marks: Delimiters) -> dict[str, str]:
-    """What stands between two escape characters, and what it stands for."""
-    return {
-        "F": marks.field.decode("latin-1"),
-        "S": marks.component.decode("latin-1"),
-        "T": marks.subcomponent.decode("latin-1"),
-        "R": marks.repetition.decode("latin-1"),
-        "E": marks.escape.decode("latin-1"),
-        "P": marks.truncation.decode("latin-1"),
-        ".br": "\n",
-    }
-
-
-@lru_cache(maxsize=16)
-def _translation(marks: Delimiters) -> dict[int, str]:
-    mark = marks.escape.decode("latin-1")
-    table = {code: f"{mark}X{code:02X}{mark}" for code in (*range(0x20), 0x7F)}
-    return table | {
-        ord(character): f"{mark}{name}{mark}" for name, character in _escapes(marks).items() if character > " "
-    }
 
 
 def epoch(raw: bytes, zone: tzinfo) -> float | None:
@@ -344,9 +354,11 @@ def dtm(seconds: float) -> bytes:
     )  # fmt: skip
 
 
-def _delimiters(data: bytes) -> Delimiters:
-    field = data[3:4]
-    characters = re.split(rb"[\r\n]", data[4:12].split(field, 1)[0], maxsplit=1)[0]
+@lru_cache(maxsize=64)
+def _delimiters(start: bytes) -> Delimiters:
+    """From MSH-1 on; the same object for the same start."""
+    field = start[:1]
+    characters = re.split(rb"[\r\n]", start[1:].split(field, 1)[0], maxsplit=1)[0]
     padded = characters + b"^~\\&"[len(characters) :]
     marks = [field, *(padded[i : i + 1] for i in range(min(len(padded), 5)))]
     if len(set(marks)) != len(marks) or any(m.isalnum() or not 0x20 < m[0] < 0x7F or m in b'"-+.' for m in marks):

@@ -5,10 +5,17 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+
+class FieldNumbers:
+    """A segment's fields: plain numbers, since every message asks for them many times."""
+
+    @classmethod
+    def by_name(cls) -> dict[str, int]:
+        """The numbers by their names, in order."""
+        return {name: number for name, number in vars(cls).items() if name.isupper()}
 
 
-class MSH(IntEnum):
+class MSH(FieldNumbers):
     """Message header (2.15.9); MSH-1 and MSH-2 are the delimiters."""
 
     SENDING_APPLICATION = 3
@@ -26,7 +33,7 @@ class MSH(IntEnum):
     PROFILE = 21
 
 
-class MSA(IntEnum):
+class MSA(FieldNumbers):
     """Message acknowledgement (2.15.8)."""
 
     CODE = 1
@@ -35,7 +42,7 @@ class MSA(IntEnum):
     """Withdrawn in 2.7."""
 
 
-class ERR(IntEnum):
+class ERR(FieldNumbers):
     """Error (2.15.5)."""
 
     CODE_AND_LOCATION = 1
@@ -47,7 +54,7 @@ class ERR(IntEnum):
     USER_MESSAGE = 8
 
 
-class PID(IntEnum):
+class PID(FieldNumbers):
     """Patient identification (3.4.2)."""
 
     SET_ID = 1
@@ -57,7 +64,7 @@ class PID(IntEnum):
     SEX = 8
 
 
-class PV1(IntEnum):
+class PV1(FieldNumbers):
     """Patient visit (3.4.3)."""
 
     SET_ID = 1
@@ -67,7 +74,7 @@ class PV1(IntEnum):
     VISIT_NUMBER = 19
 
 
-class OBR(IntEnum):
+class OBR(FieldNumbers):
     """Observation request (7.4.1)."""
 
     SET_ID = 1
@@ -80,7 +87,7 @@ class OBR(IntEnum):
     PARENT = 29
 
 
-class OBX(IntEnum):
+class OBX(FieldNumbers):
     """Observation (7.4.2)."""
 
     SET_ID = 1

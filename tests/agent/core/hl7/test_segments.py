@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import pytest
 from hl7apy.core import Segment
 from hl7apy.parser import parse_segment
 
 from agent.core.hl7.message import STANDARD, write
-from agent.core.hl7.segments import ERR, MSA, MSH, OBR, OBX, PID, PV1
+from agent.core.hl7.segments import ERR, MSA, MSH, OBR, OBX, PID, PV1, FieldNumbers
 
 # hl7apy 1.3.5, version 2.6: the long name of each field that we use
-NAMES: dict[type[IntEnum], list[str]] = {
+NAMES: dict[type[FieldNumbers], list[str]] = {
     MSH: [
         "sending_application", "sending_facility", "receiving_application", "receiving_facility",
         "date_time_of_message", "message_type", "message_control_id", "processing_id", "version_id",
@@ -38,15 +36,16 @@ NAMES: dict[type[IntEnum], list[str]] = {
 
 
 @pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.__name__)
-def test_every_field_has_the_standards_number(kind: type[IntEnum]) -> None:
+def test_every_field_has_the_standards_number(kind: type[FieldNumbers]) -> None:
     known = Segment(kind.__name__, version="2.6").structure_by_longname
     numbers = {name: int(entry["name"].rpartition("_")[2]) for name, entry in known.items()}
-    assert [numbers[name.upper()] for name in NAMES[kind]] == [field.value for field in kind]
+    assert [numbers[name.upper()] for name in NAMES[kind]] == [*kind.by_name().values()]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in NAMES if kind is not MSH], ids=lambda kind: kind.__name__)
-def test_what_is_written_by_name_is_read_by_number(kind: type[IntEnum]) -> None:
-    row = write([(kind, {field: str(field.value).encode() for field in kind})], STANDARD).decode().rstrip("\r")
+def test_what_is_written_by_name_is_read_by_number(kind: type[FieldNumbers]) -> None:
+    numbers = kind.by_name().values()
+    row = write([(kind, {number: str(number).encode() for number in numbers})], STANDARD).decode().rstrip("\r")
     read = parse_segment(row, version="2.6")
-    for field in kind:
-        assert getattr(read, f"{kind.__name__.lower()}_{field.value}")[0].to_er7() == str(field.value)
+    for number in numbers:
+        assert getattr(read, f"{kind.__name__.lower()}_{number}")[0].to_er7() == str(number)
