@@ -28,7 +28,7 @@ from agent.engines.settings import EngineSettings
 from agent.sinks.hl7 import Hl7SinkSettings
 from agent.sinks.mqtt import MqttSinkSettings
 from agent.sinks.outbox import OutboxSettings
-from agent.sources.hl7 import HL7SourceSettings
+from agent.sources.hl7.settings import HL7SourceSettings
 from agent.sources.mqtt import MqttSourceSettings
 from agent.station.server import StationSettings
 

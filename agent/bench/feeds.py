@@ -17,7 +17,7 @@ from agent.core.windows.windower import Windower, WindowingSettings
 from agent.engines.bundles.bundle import Bundle
 from agent.simulator.ecg import Rhythm, synthesize
 from agent.simulator.monitors import CADENCE, bed_lookup, hl7_message
-from agent.sources.hl7_settings import HL7SourceSettings
+from agent.sources.hl7.settings import HL7SourceSettings
 
 _BEDS = 16
 _SECONDS = 40

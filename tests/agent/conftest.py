@@ -31,6 +31,17 @@ from agent.engines.bundles.signing import sign, write_public_key
 from agent.engines.settings import EngineSettings
 
 
+@pytest.fixture(scope="session")
+def every_way() -> Callable[..., list[list[bytes]]]:
+    """The pieces in which a stream may come: whole, byte by byte, by threes, and with ``trailing`` bytes behind it."""
+
+    def _cut(stream: bytes, trailing: bytes) -> list[list[bytes]]:
+        by = [[stream[i : i + size] for i in range(0, len(stream), size)] for size in (1, 3)]
+        return [[stream], *by, [stream + trailing]]
+
+    return _cut
+
+
 class Mosquitto:
     """A real mosquitto on a port that stays the same from start to start."""
 

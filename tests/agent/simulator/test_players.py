@@ -14,8 +14,8 @@ from agent.mqtt.link import BrokerSettings, MqttLink
 from agent.ops.metrics import Metrics
 from agent.simulator.monitors import CADENCE, bed_lookup
 from agent.simulator.players import PayloadKind, Signal, Tally, play_hl7, play_mqtt
-from agent.sources.hl7 import HL7Source
-from agent.sources.hl7_settings import HL7SourceSettings
+from agent.sources.hl7.server import HL7Source
+from agent.sources.hl7.settings import HL7SourceSettings
 from agent.sources.mqtt import MqttSource, MqttSourceSettings
 
 BED = "demo/ward/01"

@@ -25,7 +25,7 @@ from agent.core.hl7.decode import Decoded, acknowledge, answers, decode, refuse
 from agent.core.hl7.message import FAULT_REASONS, HL7Error
 from agent.core.hl7.patient import BedMap
 from agent.simulator import monitors
-from agent.sources.hl7_settings import load_dialects
+from agent.sources.hl7.settings import load_dialects
 
 DIALECTS = load_dialects()
 BED = "demo/icu/b1"
