@@ -130,18 +130,6 @@ def samples_from_recording(
             )
 
 
-def wfdb_samples(
-    path: Path, bed: str = "", device: str = _TRANSPORT, start: float = 0.0, seconds: float = 1.0
-) -> Iterator[Samples]:
-    """A WFDB record as the blocks that a bed would send; see `samples_from_recording`. Bed ``replay/wfdb/<record>``.
-
-    Raises:
-        ReplayError: see `read_record`.
-    """
-    recording = read_record(path)
-    return samples_from_recording(recording, bed or bed_of(recording.name), device, start, seconds)
-
-
 def bed_of(name: str) -> str:
     """The bed id of a record that nobody gave one."""
     return f"replay/wfdb/{name}"

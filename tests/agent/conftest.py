@@ -31,17 +31,6 @@ from agent.engines.bundles.signing import sign, write_public_key
 from agent.engines.settings import EngineSettings
 
 
-@pytest.fixture(scope="session")
-def every_way() -> Callable[..., list[list[bytes]]]:
-    """The pieces in which a stream may come: whole, byte by byte, by threes, and with ``trailing`` bytes behind it."""
-
-    def _cut(stream: bytes, trailing: bytes) -> list[list[bytes]]:
-        by = [[stream[i : i + size] for i in range(0, len(stream), size)] for size in (1, 3)]
-        return [[stream], *by, [stream + trailing]]
-
-    return _cut
-
-
 class Mosquitto:
     """A real mosquitto on a port that stays the same from start to start."""
 
@@ -256,3 +245,14 @@ def publisher(ward_network: Path, tmp_path: Path) -> Publisher:
     folder.mkdir()
     write_public_key(folder / "publisher.pub", key.public_key())
     return Publisher(ward_network, folder, key, folder / "publisher.pub")
+
+
+@pytest.fixture(scope="session")
+def every_way() -> Callable[..., list[list[bytes]]]:
+    """The pieces in which a stream may come: whole, byte by byte, by threes, and with ``trailing`` bytes behind it."""
+
+    def _cut(stream: bytes, trailing: bytes) -> list[list[bytes]]:
+        by = [[stream[i : i + size] for i in range(0, len(stream), size)] for size in (1, 3)]
+        return [[stream], *by, [stream + trailing]]
+
+    return _cut

@@ -13,15 +13,13 @@ from datetime import UTC, tzinfo
 from typing import Final
 
 from agent.core.ecg import Channel, Encounter, Event, Fault, FloatArray, Lead, Samples
-from agent.core.hl7.acknowledgement import Header, Verdict, acknowledge, answers, header_of
+from agent.core.hl7.acknowledgement import Header, Verdict, header_of
 from agent.core.hl7.alarm import ALARM_ROWS, WATCHDOGS, alarms_of
 from agent.core.hl7.dialect import Dialect, select, traits_of
 from agent.core.hl7.message import HL7Error, Message, Segment, parse
 from agent.core.hl7.patient import BedMap, change_of, encounter_of, location_of
 from agent.core.hl7.segments import MSH, OBR, OBX, PV1
 from agent.core.hl7.waveform import Order, waves_of
-
-__all__ = ["Decoded", "Header", "Verdict", "acknowledge", "answers", "decode", "header_of", "refuse"]
 
 _OBSERVATION_EVENTS: Final = frozenset({"R01", "W01", "R40", "R31", "R32"})
 _RHYTHM: Final = frozenset({"184327", "MDC_ECG_STAT_RHY"})

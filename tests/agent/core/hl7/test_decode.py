@@ -21,7 +21,8 @@ from agent.core.ecg import (
     Samples,
     SourceAlarm,
 )
-from agent.core.hl7.decode import Decoded, acknowledge, answers, decode, refuse
+from agent.core.hl7.acknowledgement import acknowledge, answers
+from agent.core.hl7.decode import Decoded, decode, refuse
 from agent.core.hl7.message import FAULT_REASONS, HL7Error
 from agent.core.hl7.patient import BedMap
 from agent.simulator import monitors

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from agent.core.hl7.decode import Header, header_of
+from agent.core.hl7.acknowledgement import Header, header_of
 from agent.core.hl7.message import parse
 from agent.sources.hl7.settings import Grant, HL7SourceSettings, Peer, Sender, load_dialects
 
