@@ -93,8 +93,12 @@ def test_a_lead_in_an_unknown_unit_is_refused_by_name() -> None:
 async def test_a_full_queue_holds_the_reader_back(record: Path) -> None:
     metrics, queue = Metrics(), asyncio.Queue[Event](1)
     task = asyncio.create_task(ReplaySource(record, metrics).run(queue))
-    await asyncio.sleep(0.3)
-    assert queue.full()
+    async with asyncio.timeout(10):
+        while not queue.full():
+            await asyncio.sleep(0.001)
+    for _ in range(10):  # nothing but the full queue keeps the reader from going on
+        await asyncio.sleep(0)
+    assert queue.qsize() == 1
     assert not task.done()
     got = [await queue.get() for _ in range(4)]
     await asyncio.wait_for(task, 5)

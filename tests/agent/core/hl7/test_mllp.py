@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -109,17 +108,14 @@ def test_any_bytes_raise_nothing_but_the_limit(chunks: list[bytes]) -> None:
         pass
 
 
-def test_work_is_linear_in_the_bytes() -> None:
-    """Sixteen times the bytes, fed one by one or as frame starts alone, may not cost much more than sixteen times."""
-
-    def seconds(chunks: Sequence[bytes]) -> float:
-        decoder = Decoder()
-        began = time.process_time()
-        for chunk in chunks:
-            decoder.feed(chunk)
-        return time.process_time() - began
-
-    short, long = ([b"\x0b", *[b"x"] * n] for n in (10_000, 160_000))
-    assert seconds(long) < 16 * 6 * max(seconds(short), 0.002)
-    assert seconds([b"\x0b" * 2_000_000]) < 1.0
-    assert seconds([(b"\x0b" + b"x" * 3) * 500_000]) < 1.0
+@pytest.mark.timeout(30)  # each takes about a second; work that grows with the square would take many minutes
+@pytest.mark.parametrize(
+    "chunks",
+    [[b"\x0b", *[b"x"] * 1_000_000], [b"\x0b" * 4_000_000], [(b"\x0b" + b"x" * 3) * 1_000_000]],
+    ids=["byte by byte", "frame starts alone", "frames that never end"],
+)
+def test_work_is_linear_in_the_bytes(chunks: Sequence[bytes]) -> None:
+    decoder = Decoder()
+    for chunk in chunks:
+        assert decoder.feed(chunk) == ()
+    assert decoder.partial
