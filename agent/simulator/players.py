@@ -16,6 +16,7 @@ import numpy as np
 
 from agent.core.ecg import Channel, ChannelKind, Encounter, FloatArray, Lead, Samples
 from agent.core.hl7 import mllp
+from agent.core.hl7.alert import parse_acknowledgement
 from agent.core.mqtt.block import code_of_lead
 from agent.core.mqtt.decode import BINARY_TYPE, CBOR_TYPE, JSON_TYPE, encode_binary, encode_cbor, encode_json
 from agent.mqtt.link import MqttError, MqttLink
@@ -118,6 +119,4 @@ async def _answer(reader: asyncio.StreamReader, frames: mllp.Decoder) -> str:
         if not data:
             return ""
         for message in frames.feed(data):
-            for segment in message.replace(b"\n", b"\r").split(b"\r"):
-                if segment.startswith(b"MSA"):
-                    return segment[4:6].decode("ascii", "replace")
+            return parse_acknowledgement(message).code

@@ -12,11 +12,12 @@ part of another character. A value is split first and its escapes resolved then:
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from agent.core.errors import DeepECGError
@@ -71,7 +72,7 @@ class HL7Error(DeepECGError, ValueError):
         self.reject = reject
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Delimiters:
     """MSH-1 and MSH-2; each one byte."""
 
@@ -82,39 +83,34 @@ class Delimiters:
     subcomponent: bytes = b"&"
     truncation: bytes = b""
     """v2.7 and later; empty where the sender named none."""
+    mark: str = dataclasses.field(init=False, compare=False, repr=False)
+    """The escape character as text."""
+    escapes: dict[str, str] = dataclasses.field(init=False, compare=False, repr=False)
+    """What stands between two escape characters, and what it stands for."""
+    translation: dict[int, str] = dataclasses.field(init=False, compare=False, repr=False)
+    """For `str.translate`: every character that must be escaped."""
 
     @property
     def encoding_characters(self) -> bytes:
         """MSH-2 as the sender wrote it."""
         return self.component + self.repetition + self.escape + self.subcomponent + self.truncation
 
-    @cached_property
-    def mark(self) -> str:
-        """The escape character as text."""
-        return self.escape.decode("latin-1")
-
-    @cached_property
-    def escapes(self) -> dict[str, str]:
-        """What stands between two escape characters, and what it stands for."""
-        return {
+    def __post_init__(self) -> None:
+        mark = self.escape.decode("latin-1")
+        escapes = {
             "F": self.field.decode("latin-1"),
             "S": self.component.decode("latin-1"),
             "T": self.subcomponent.decode("latin-1"),
             "R": self.repetition.decode("latin-1"),
-            "E": self.mark,
+            "E": mark,
             "P": self.truncation.decode("latin-1"),
             ".br": "\n",
         }
-
-    @cached_property
-    def translation(self) -> dict[int, str]:
-        """For `str.translate`: every character that must be escaped."""
-        control = {code: f"{self.mark}X{code:02X}{self.mark}" for code in (*range(0x20), 0x7F)}
-        return control | {
-            ord(character): f"{self.mark}{name}{self.mark}"
-            for name, character in self.escapes.items()
-            if character > " "
-        }
+        table = {code: f"{mark}X{code:02X}{mark}" for code in (*range(0x20), 0x7F)}
+        table |= {ord(one): f"{mark}{name}{mark}" for name, one in escapes.items() if one > " "}
+        object.__setattr__(self, "mark", mark)
+        object.__setattr__(self, "escapes", escapes)
+        object.__setattr__(self, "translation", table)
 
 
 STANDARD: Final = Delimiters()

@@ -70,8 +70,10 @@ async def test_hl7(signal: Signal, dialect: str) -> None:
             asyncio.create_task(play_hl7("127.0.0.1", source.port, dialect, BED, signal, patient, begin, tally)),
         ]
         first = await asyncio.wait_for(queue.get(), 10)
-        await asyncio.sleep(0.2)
-        await _end(tasks)
+        async with asyncio.timeout(10):
+            while not tally.sent:
+                await asyncio.sleep(0.001)
+        await _end(tasks[::-1])  # the player first, or it would miss an answer
     assert isinstance(first, Samples)
     assert first.bed == BED
     assert first.transport == "hl7"
