@@ -192,7 +192,7 @@ class Message:
 
     def component_form(self, raw: bytes) -> str:
         """A value of several components as ``a^b&c``: standard delimiters, each part escaped anew, no empty ends."""
-        marks = self.delimiters
+        raw, marks = raw[:_LONGEST_TEXT], self.delimiters
         if marks.encoding_characters[:4] == b"^~\\&" and _PLAIN.fullmatch(raw):
             return raw.decode("ascii").rstrip("^&")
         parts = (part.split(marks.subcomponent) for part in raw.split(marks.component))
