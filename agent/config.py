@@ -29,7 +29,7 @@ from agent.ops.docstrings import attribute_docstrings
 from agent.sinks.hl7 import Hl7SinkSettings
 from agent.sinks.mqtt import MqttSinkSettings
 from agent.sinks.outbox import OutboxSettings
-from agent.sources.hl7 import HL7SourceSettings
+from agent.sources.hl7.settings import HL7SourceSettings
 from agent.sources.mqtt import MqttSourceSettings
 from agent.station.settings import StationSettings
 

@@ -9,15 +9,16 @@ from typing import Any
 
 from agent.bench.measure import BenchError, Numbers
 from agent.core.ecg import LEADS, FloatArray, Samples, Window
-from agent.core.hl7 import decode as hl7
 from agent.core.hl7 import mllp
+from agent.core.hl7.acknowledgement import acknowledge, answers
+from agent.core.hl7.decode import decode as decode_hl7
 from agent.core.hl7.patient import BedMap
 from agent.core.mqtt import decode as mqtt
 from agent.core.windows.windower import Windower, WindowingSettings
 from agent.engines.bundles.bundle import Bundle
 from agent.simulator.ecg import Rhythm, synthesize
 from agent.simulator.monitors import CADENCE, bed_lookup, hl7_message
-from agent.sources.hl7_settings import HL7SourceSettings
+from agent.sources.hl7.settings import HL7SourceSettings
 
 _BEDS = 16
 _SECONDS = 40
@@ -69,9 +70,9 @@ def feeds(bundle: Bundle) -> Numbers:
             decoder = mllp.Decoder()
             for first in range(0, len(frame), _READ):
                 for message in decoder.feed(frame[first : first + _READ]):
-                    decoded = hl7.decode(message, dialects, received, beds=lookup)
-                    for code in hl7.answers(decoded.header, decoded.verdict):
-                        hl7.acknowledge(decoded.header, code, control_id="1", created=_EPOCH)
+                    decoded = decode_hl7(message, dialects, received, beds=lookup)
+                    for code in answers(decoded.header, decoded.verdict):
+                        acknowledge(decoded.header, code, control_id="1", created=_EPOCH)
                     yield from (event for event in decoded.events if isinstance(event, Samples))
 
         results[f"hl7_{dialect}"] = _feed(frames, hl7_samples, windows, every)

@@ -33,7 +33,7 @@ from agent.ops.tls import TlsSettings, client_context
 from agent.simulator.ecg import Rhythm, synthesize
 from agent.simulator.monitors import CADENCE, location
 from agent.simulator.players import Answer, PayloadKind, Signal, Tally, play_hl7, play_mqtt
-from agent.sources.hl7 import HL7SourceSettings
+from agent.sources.hl7.settings import HL7SourceSettings
 from agent.sources.mqtt import MqttSourceSettings
 from agent.station.settings import StationSettings
 

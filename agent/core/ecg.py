@@ -86,7 +86,7 @@ class Encounter:
     """Who lies in the bed, as the hospital's own messages say it. All fields may be empty; never logged."""
 
     patient_ids: tuple[str, ...] = ()
-    """PID-3 repetitions, each in HL7 component form ``id^^^authority^type`` with standard delimiters, unescaped."""
+    """PID-3 repetitions, each in HL7 component form ``id^^^authority^type``: standard delimiters, HL7's escapes."""
     family_name: str = ""
     given_name: str = ""
     birth_date: str = ""
@@ -96,7 +96,7 @@ class Encounter:
     visit: str = ""
     """PV1-19, visit number."""
     location: str = ""
-    """PV1-3 in component form: ``unit^room^bed^facility``."""
+    """PV1-3 in component form, escapes and all: ``unit^room^bed^facility``."""
 
     def __repr__(self) -> str:
         return "Encounter(<withheld>)"

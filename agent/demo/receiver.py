@@ -6,23 +6,30 @@ It stands for an alert manager, and can be told to misbehave in the ways that re
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
-from agent.core.hl7.alert import AcknowledgementError, segments_from_message
+from agent.core.errors import DeepECGError
+from agent.core.hl7.acknowledgement import Header, acknowledge, header_of
+from agent.core.hl7.alarm import EVENT, MDC_EVT_ACTIVE, PHASE, PRIORITY, STATE, TYPE
+from agent.core.hl7.message import HL7Error, Message, Segment, epoch, parse
 from agent.core.hl7.mllp import Decoder, FrameTooLongError, encode
+from agent.core.hl7.segments import MSH, OBR, OBX, PID, PV1
 from agent.ops.tls import TlsSettings, server_context
 
 _COLOURS = {"PH": "!!!", "PM": "!! ", "PL": "!  ", "PN": "   "}  # IEC 60601-1-8 marks
 _REMEMBERED = 100_000
+
+
+class NoAlertError(DeepECGError, ValueError):
+    """A message is no ORU^R40 with an alert; one sentence with the remedy."""
 
 
 class Misbehaviour(StrEnum):
@@ -150,13 +157,13 @@ class Receiver:
     async def _answer(self, message: bytes, writer: asyncio.StreamWriter) -> bool:
         """Take one message and answer it; False where the connection is to be closed."""
         self.messages += 1
+        header: Header | None = None
         try:
-            segments = segments_from_message(message)
-            header = segments[0]
-            message_id = header[10] if len(header) > 10 else ""
-            found = received_from_segments(segments, time.monotonic())
-        except AcknowledgementError:
-            await _send(writer, encode(_acknowledgement("AR", "", "100")))
+            parsed = parse(message)
+            header = header_of(parsed)
+            found = received_from_message(parsed, time.monotonic())
+        except (HL7Error, NoAlertError) as error:
+            await _send(writer, _ack(header, "AR", HL7Error("no_alert", str(error), code=100)))
             return True
         how = self._misbehaviours.popleft() if self._misbehaviours else Misbehaviour.NONE
         if found is not None and found.label in self.refuse:
@@ -164,24 +171,23 @@ class Receiver:
         match how:
             case Misbehaviour.ERROR | Misbehaviour.REJECT:
                 code = "AE" if how is Misbehaviour.ERROR else "AR"
-                await _send(writer, encode(_acknowledgement(code, message_id, "207")))
+                await _send(writer, _ack(header, code, _REFUSED))
                 return True
             case Misbehaviour.SILENT:
                 return True
             case Misbehaviour.CLOSE:
                 return False
-        self._take(message_id, found, segments)
-        good = encode(_acknowledgement("AA", message_id))
+        self._take(parsed, found)
+        good = _ack(header, "AA")
         match how:
             case Misbehaviour.NONE:
                 await _send(writer, good)
             case Misbehaviour.COMMIT:
-                await _send(writer, encode(_acknowledgement("CA", message_id)))
+                await _send(writer, _ack(header, "CA"))
             case Misbehaviour.DOUBLE:
-                await _send(writer, encode(_acknowledgement("CA", message_id)) + good)
+                await _send(writer, _ack(header, "CA") + good)
             case Misbehaviour.LATE_ERROR:
-                late = encode(_acknowledgement("AE", message_id, "207"))
-                await _send(writer, encode(_acknowledgement("CA", message_id)) + late)
+                await _send(writer, _ack(header, "CA") + _ack(header, "AE", _REFUSED))
             case Misbehaviour.LATE:
                 await asyncio.sleep(self.late)
                 await _send(writer, good)
@@ -189,18 +195,21 @@ class Receiver:
                 await _send(writer, good[: len(good) // 2])
                 return False
             case Misbehaviour.FOREIGN:
-                await _send(writer, encode(_acknowledgement("AA", "somebody-elses")))
+                foreign = list(header.fields)
+                foreign[MSH.CONTROL_ID] = b"somebody-elses"
+                await _send(writer, _ack(replace(header, fields=tuple(foreign)), "AA"))
             case Misbehaviour.SPLIT:
                 for i in range(len(good)):
                     await _send(writer, good[i : i + 1])
                     await asyncio.sleep(0)
             case Misbehaviour.UNFRAMED:
-                await _send(writer, _acknowledgement("AA", message_id))
+                await _send(writer, next(iter(Decoder().feed(good))))
             case Misbehaviour.GARBAGE:
                 await _send(writer, b"\0\0\r\n" + encode(b"HELO") + good)
         return True
 
-    def _take(self, message_id: str, found: Received | None, segments: list[list[str]]) -> None:
+    def _take(self, message: Message, found: Received | None) -> None:
+        message_id = message.text(message.msh.raw(MSH.CONTROL_ID))
         if message_id in self._known:
             self.repeated += 1
             return
@@ -210,82 +219,77 @@ class Receiver:
         if found is not None:
             self.alerts.append(found)
             self._queue.put_nowait(found)
-        else:
-            self.watchdogs += [s[5] for s in segments if len(s) > 5 and s[3].startswith("68481^")]
+        elif phase := _facets(message).get(PHASE.number):
+            self.watchdogs.append(message.component(phase, OBX.VALUE))
 
 
-def received_from_segments(segments: list[list[str]], received: float) -> Received | None:
+def received_from_message(message: Message, received: float) -> Received | None:
     """What an ORU^R40 says; None for a watchdog message.
 
     Raises:
-        AcknowledgementError: it is no alert.
+        NoAlertError: it is no alert.
     """
-    header = segments[0]
-    first: dict[str, list[str]] = {}
-    for segment in segments:
-        first.setdefault(segment[0], segment)
-    facets = {s[4].rsplit(".", 1)[-1]: [*s, *[""] * (19 - len(s))] for s in segments if s[0] == "OBX" and len(s) > 4}
-    order = first.get("OBR", [])
-    if len(header) < 11 or not header[9].startswith("ORU^R40") or "1" not in facets or len(order) < 4:
-        raise AcknowledgementError("the message is no ORU^R40 with an OBR and a first facet; send alerts to this port")
-    event = facets["1"]
-    if event[3].startswith("258047^"):
+    facets = _facets(message)
+    event, order = facets.get(EVENT.number), message.first(b"OBR")
+    msh, patient, visit = message.msh, message.first(b"PID"), message.first(b"PV1")
+    if (
+        (message.component(msh, MSH.TYPE), message.component(msh, MSH.TYPE, 2)) != ("ORU", "R40")
+        or not event
+        or not order
+    ):
+        raise NoAlertError("the message is no ORU^R40 with an OBR and a first facet; send alerts to this port")
+
+    def value(number: int) -> str:
+        return message.component(facets[number], OBX.VALUE) if number in facets else ""
+
+    code = message.component(event, OBX.OBSERVATION)
+    if code == str(MDC_EVT_ACTIVE):
         return None
-    technical = event[3].startswith("196616^")
-    code, ref_id, *_ = [*(event[5] if technical else event[3]).split("^"), ""]
-    text = event[5].split("^")[8] if technical and event[5].count("^") >= 8 else event[5]
-    parent = order[29].split("^")[1].split("&")[0] if len(order) > 29 and "^" in order[29] else ""
-    device = [*event[18].split("^"), ""]
-    model = facets.get("8", [""] * 4)[3].split("^") + [""] * 5
-    patient = first.get("PID", [])
-    location = first.get("PV1", [])
+    ref_id, text = message.component(event, OBX.OBSERVATION, 2), message.component(event, OBX.VALUE)
+    if code == str(EVENT.code):  # a technical alert
+        code, ref_id, text = (message.component(event, OBX.VALUE, n) for n in (1, 2, 9))
+    own_id = message.component(order, OBR.FILLER)
+    try:
+        when = epoch(event.raw(OBX.TIME), UTC)
+    except ValueError:
+        when = None
     return Received(
-        bed=_unescape(device[1]),
-        label=_unescape(model[4]) or ref_id,
-        text=_unescape(text),
+        bed=message.component(event, OBX.EQUIPMENT, 2),
+        label=(message.component(facets[8], OBX.OBSERVATION, 5) if 8 in facets else "") or ref_id,
+        text=text,
         code=int(code) if code.isascii() and code.isdigit() else 0,
-        priority=facets["6"][5] if "6" in facets else "",
-        phase=facets["3"][5] if "3" in facets else "",
-        active="4" in facets and facets["4"][5] == "active",
-        kind=facets["7"][5] if "7" in facets else "",
-        time=_seconds(event[14]),
-        alert_id=parent or order[3].split("^")[0],
-        message_id=header[10],
-        patient_known=len(patient) > 3 and bool(patient[3]),
-        location=location[3] if len(location) > 3 else "",
+        priority=value(PRIORITY.number),
+        phase=value(PHASE.number),
+        active=value(STATE.number) == "active",
+        kind=value(TYPE.number),
+        time=when,
+        alert_id=message.component(order, OBR.PARENT, 2) or own_id,
+        message_id=message.text(msh.raw(MSH.CONTROL_ID)),
+        patient_known=bool(patient and patient.raw(PID.IDENTIFIERS)),
+        location=message.component_form(visit.raw(PV1.LOCATION)) if visit else "",
         received=received,
     )
 
 
-def _acknowledgement(code: str, message_id: str, error: str = "") -> bytes:
-    now = f"{datetime.now(UTC):%Y%m%d%H%M%S}+0000"
-    segments = [
-        f"MSH|^~\\&|RECEIVER||DEEPECG||{now}||ACK^R40^ACK|{time.monotonic_ns()}|P|2.6",
-        f"MSA|{code}|{message_id}",
-    ]
-    if error:
-        segments.append(f"ERR|||{error}^^HL70357|E")
-    return ("\r".join(segments) + "\r").encode()
+def _facets(message: Message) -> dict[int, Segment]:
+    """The OBX rows by the last number of OBX-4, the last of each."""
+    found: dict[int, Segment] = {}
+    for segment in message.segments:
+        number = segment.raw(OBX.SUB_ID).rpartition(b".")[2]
+        if segment.name == b"OBX" and number.isdigit():
+            found[int(number[:4])] = segment
+    return found
+
+
+_REFUSED = HL7Error("refused", "the receiver was told to refuse", code=207)
+
+
+def _ack(header: Header | None, code: str, *errors: HL7Error) -> bytes:
+    """The framed ACK."""
+    control_id = str(time.monotonic_ns())
+    return encode(acknowledge(header, code, control_id=control_id, created=time.time(), errors=errors))
 
 
 async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(data)
     await writer.drain()
-
-
-def _unescape(text: str) -> str:
-    table = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\"}
-
-    def one(match: re.Match[str]) -> str:
-        what = match[1]
-        return table[what] if what in table else bytes.fromhex(what[1:]).decode("latin-1")
-
-    return re.sub(r"\\([FSTRE]|X(?:[0-9A-F]{2})+)\\", one, text)
-
-
-def _seconds(text: str) -> float | None:
-    """Epoch seconds of a DTM with zone; None where there is none."""
-    with suppress(ValueError):
-        # The pattern demands a zone: a time without one is no time.
-        return datetime.strptime(text, "%Y%m%d%H%M%S.%f%z" if "." in text else "%Y%m%d%H%M%S%z").timestamp()  # noqa: DTZ007
-    return None

@@ -28,7 +28,7 @@ from agent.runtime.watchdog import watch
 from agent.sinks.hl7 import Hl7Sink
 from agent.sinks.mqtt import MqttSink
 from agent.sinks.outbox import Outbox
-from agent.sources.hl7 import HL7Source
+from agent.sources.hl7.server import HL7Source
 from agent.sources.mqtt import MqttSource
 from agent.sources.replay import ReplaySource
 from agent.station.health import Health

@@ -13,7 +13,7 @@ from agent.ops.systemd import SystemdNotifier
 from agent.runtime.pipeline import Line
 from agent.sinks.hl7 import Hl7Sink
 from agent.sinks.mqtt import MqttSink
-from agent.sources.hl7 import HL7Source
+from agent.sources.hl7.server import HL7Source
 from agent.sources.mqtt import MqttSource
 from agent.station.health import Health
 from agent.station.server import Station

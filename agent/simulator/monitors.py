@@ -1,7 +1,8 @@
 """Simulated monitors and gateways that speak HL7: each maker's dialect in its true shape, for demo, bench and tests.
 
 What goes out is what comes in from the field, with its oddities: a rate in ``s``, overlapping blocks, LF line ends, no
-times, no patient. `agent.core.hl7.decode` reads it; nothing is shared between the two but the standard.
+times, no patient. `agent.core.hl7.decode` reads it. Its rows are written out by hand on purpose, and not by that room's
+writer: nothing is shared between the two but the standard's tables of codes, escapes and times.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from typing import Final
 
 import numpy as np
 
 from agent.core.ecg import Encounter, EncounterEvent, FloatArray, Lead, Phase, Priority
-from agent.core.hl7.message import Delimiters, escape
+from agent.core.hl7.message import dtm, escape, from_component_form
+from agent.core.nomenclature import CODE_OF_LEAD, ECG_ELEC_POTL
 
 CADENCE: Final[dict[str, tuple[float, float]]] = {
     "ge": (6.0, 5.5),
@@ -28,10 +29,6 @@ CADENCE: Final[dict[str, tuple[float, float]]] = {
 }
 """Seconds of signal in a message and seconds between messages, by dialect."""
 
-_LEAD_CODES: Final = {
-    Lead.I: 131329, Lead.II: 131330, Lead.III: 131389, Lead.AVR: 131390, Lead.AVL: 131391, Lead.AVF: 131392,
-    Lead.V1: 131331, Lead.V2: 131332, Lead.V3: 131333, Lead.V4: 131334, Lead.V5: 131335, Lead.V6: 131336,
-}  # fmt: skip
 _GE_INVALID: Final = (-32768, -32766, -32765, -32764, -32760, -32759, -32758, -32757, -32756, -32755, -32754)
 _GE_MISSING: Final = (-32767, -32763, -32762, -32761, -32753, -32752)
 _GE_MICROVOLT: Final = 2.44
@@ -40,7 +37,6 @@ _MINDRAY_MILLIVOLT: Final = 0.001
 _MINDRAY_INVALID: Final = 32767
 _DEC: Final = "IHE_PCD_001^IHE PCD^1.3.6.1.4.1.19376.1.6.1.1.1^ISO"
 _ACM: Final = "IHE_PCD_ACM_001^IHE PCD^1.3.6.1.4.1.19376.1.6.1.4.1^ISO"
-_STANDARD: Final = Delimiters()
 
 _TRIGGERS: Final = {
     EncounterEvent.ADMIT: ("A01", "ADT_A01"),
@@ -125,7 +121,7 @@ def adt(
     """An ADT message of the hospital's own system; ``event`` may also be a trigger event (``A11``, ``A13``)."""
     trigger, structure = _TRIGGERS[event] if isinstance(event, EncounterEvent) else (event, "ADT_A01")
     prior = _point_of_care(prior_bed) if prior_bed else ""
-    visit = escape(encounter.visit, _STANDARD).decode()
+    visit = escape(encounter.visit).decode()
     return _message(
         f"MSH|^~\\&|HIS|{_parts(bed)[0]}|||{_dtm(time)}||ADT^{trigger}^{structure}|ADT{sequence}"
         "|P|2.5|||AL|NE||UNICODE UTF-8",
@@ -146,13 +142,13 @@ def r40(
     *,
     active: bool = True,
     priority: Priority = Priority.HIGH,
-    source_code: int = 131328,
+    source_code: int = ECG_ELEC_POTL,
     encounter: Encounter | None = None,
 ) -> bytes:
     """A monitor's own physiological alarm as IHE PCD-04 (ORU^R40)."""
     device = eui64(bed)
     stamp = _dtm(time)
-    said = escape(text, _STANDARD).decode()
+    said = escape(text).decode()
     return _message(
         f"MSH|^~\\&|MONITOR^{device}^EUI-64|{_parts(bed)[0]}|||{stamp}||ORU^R40^ORU_R40|ALM{sequence}|P|2.6|||AL|NE"
         f"||UNICODE UTF-8|||{_ACM}",
@@ -244,7 +240,7 @@ def _mindray_rows(block: _Block) -> list[str]:
     for index, (lead, array) in enumerate(
         zip(block.leads, _integers(block.values / _MINDRAY_MILLIVOLT, _MINDRAY_INVALID), strict=True)
     ):
-        code, number = _LEAD_CODES[lead], 4 * index
+        code, number = CODE_OF_LEAD[lead], 4 * index
         sub_id = f"1.7.6.{code}"
         rows += [
             f"OBX|{number + 1}|NA|{_observation(lead, upper=True)}|{sub_id}|{array}|262656^MDC_DIM_DIMLESS^MDC",
@@ -291,7 +287,7 @@ def _wcm(block: _Block) -> bytes:
         sub_id = f"1.1.1.{1001 + index}"
         low, high = (float(f(samples)) if not np.isnan(samples).all() else 0.0 for f in (np.nanmin, np.nanmax))
         rows += [
-            f"OBX|{1001 + 3 * index}|NA|{_LEAD_CODES[lead]}^MDC_ECG_LEAD_{lead.value}^MDC|{sub_id}|{array}"
+            f"OBX|{1001 + 3 * index}|NA|{CODE_OF_LEAD[lead]}^MDC_ECG_LEAD_{lead.value}^MDC|{sub_id}|{array}"
             f"|266418^MDC_DIM_MILLI_VOLT^MDC|||||F|||{start}",
             f"OBX|{1002 + 3 * index}|NM|0^MDC_ATTR_SAMP_RATE^MDC|{sub_id}.1|{block.rate:.1f}"
             "|264608^MDC_DIM_PER_SEC^MDC|||||F",
@@ -367,15 +363,12 @@ def _rhythm(block: _Block, head: str, sub_id: str) -> list[str]:
 
 def _observation(lead: Lead, *, upper: bool = False) -> str:
     name = lead.value.upper() if upper else lead.value
-    return f"{_LEAD_CODES[lead]}^MDC_ECG_ELEC_POTL_{name}^MDC"
+    return f"{CODE_OF_LEAD[lead]}^MDC_ECG_ELEC_POTL_{name}^MDC"
 
 
 def _pid(encounter: Encounter) -> str:
-    identifiers = "~".join(
-        "^".join(escape(part, _STANDARD).decode() for part in identifier.split("^"))
-        for identifier in encounter.patient_ids
-    )
-    family, given = (escape(name, _STANDARD).decode() for name in (encounter.family_name, encounter.given_name))
+    identifiers = "~".join(from_component_form(identifier).decode() for identifier in encounter.patient_ids)
+    family, given = (escape(name).decode() for name in (encounter.family_name, encounter.given_name))
     return f"PID|1||{identifiers}||{family}^{given}||{encounter.birth_date}|{encounter.sex}"
 
 
@@ -399,5 +392,4 @@ def _capsule_location(bed: str) -> str:
 
 
 def _dtm(seconds: float) -> str:
-    moment = datetime.fromtimestamp(round(seconds, 3), UTC)
-    return f"{moment:%Y%m%d%H%M%S}.{moment.microsecond // 1000:03d}+0000"
+    return dtm(seconds).decode()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.core.ecg import Channel, ChannelKind, Event, FloatArray, Lead, Samples
+from agent.core.ecg import Channel, ChannelKind, Event, FloatArray, Samples
 from agent.core.errors import DeepECGError
-from agent.core.nomenclature import CODE_OF_LEAD, ECG_ELEC_POTL, MCL_ID, V_ID
+from agent.core.nomenclature import ECG_ELEC_POTL, MILLIVOLT, term_of_name, unit_of
 from agent.ops.metrics import Metrics
 
 _TRANSPORT = "replay"
@@ -42,35 +42,23 @@ class Recording:
         return len(self.values[0]) / self.rate
 
 
-# What the databases call their channels. V and MCL are ECG, but where on the chest is not told: no lead of the twelve.
-_ECG_NAMES: dict[str, tuple[Lead | None, int]] = {
-    **{lead.upper(): (lead, CODE_OF_LEAD[lead]) for lead in Lead},
-    "MLII": (Lead.II, CODE_OF_LEAD[Lead.II]),  # modified lead II, torso electrodes: what a monitor sends as II
-    "V": (None, ECG_ELEC_POTL + V_ID),
-    "MCL": (None, ECG_ELEC_POTL + MCL_ID),
-}
-_WAVES: dict[str, tuple[ChannelKind, int]] = {
-    "PLETH": (ChannelKind.PLETH, 150452),
-    "ABP": (ChannelKind.ABP, 150036),
-    "ART": (ChannelKind.ABP, 150032),
-    "RESP": (ChannelKind.RESP, 151780),
-}
-_UNITS = {"mv": ("mV", 1.0), "uv": ("mV", 1e-3), "v": ("mV", 1e3), "mmhg": ("mm[Hg]", 1.0), "nu": ("1", 1.0)}
-
-
 def channel_from_name(name: str, unit: str, rate: float) -> tuple[Channel, float]:
     """The channel that a WFDB signal name and unit mean, and the factor that takes its values to the channel's unit.
 
     An ECG channel whose unit is no voltage (WFDB's ``NU``, uncalibrated) is kept as OTHER: its millivolts are unknown.
+    A voltage with a name that is not known is ECG without a lead.
+
+    Raises:
+        ReplayError: an ECG lead in a unit that is not known.
     """
-    ucum, factor = _UNITS.get(unit.strip().lower(), (unit, 1.0))
-    key = name.strip().upper()
-    if key in _WAVES:
-        kind, code = _WAVES[key]
-        return Channel(kind, code, name, ucum, rate), factor
-    if ucum == "mV":
-        lead, code = _ECG_NAMES.get(key, (None, ECG_ELEC_POTL))
-        return Channel(ChannelKind.ECG, code, name, ucum, rate, lead), factor
+    term, known = term_of_name(name), unit_of(unit)
+    if known is None and term is not None and term.kind is ChannelKind.ECG:
+        raise ReplayError(f"Channel {name} is in {unit}, a unit that is not known here; write mV, uV or V.")
+    ucum, factor = known or (unit, 1.0)
+    if term is not None and (term.kind is not ChannelKind.ECG or ucum == MILLIVOLT):
+        return Channel(term.kind, term.code, name, ucum, rate, term.lead, term.derived), factor
+    if ucum == MILLIVOLT:
+        return Channel(ChannelKind.ECG, ECG_ELEC_POTL, name, ucum, rate), factor
     return Channel(ChannelKind.OTHER, 0, name, ucum, rate), factor
 
 
@@ -140,18 +128,6 @@ def samples_from_recording(
                 sequence=sequence,
                 transport=_TRANSPORT,
             )
-
-
-def wfdb_samples(
-    path: Path, bed: str = "", device: str = _TRANSPORT, start: float = 0.0, seconds: float = 1.0
-) -> Iterator[Samples]:
-    """A WFDB record as the blocks that a bed would send; see `samples_from_recording`. Bed ``replay/wfdb/<record>``.
-
-    Raises:
-        ReplayError: see `read_record`.
-    """
-    recording = read_record(path)
-    return samples_from_recording(recording, bed or bed_of(recording.name), device, start, seconds)
 
 
 def bed_of(name: str) -> str:

@@ -141,3 +141,14 @@ def sample() -> Callable[..., float]:
         return 0.0
 
     return value
+
+
+@pytest.fixture(scope="session")
+def every_way() -> Callable[..., list[list[bytes]]]:
+    """The pieces in which a stream may come: whole, byte by byte, by threes, and with ``trailing`` bytes behind it."""
+
+    def _cut(stream: bytes, trailing: bytes) -> list[list[bytes]]:
+        by = [[stream[i : i + size] for i in range(0, len(stream), size)] for size in (1, 3)]
+        return [[stream], *by, [stream + trailing]]
+
+    return _cut

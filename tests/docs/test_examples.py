@@ -50,8 +50,8 @@ from agent.engines.bundles.bundle import default_bundle
 from agent.mqtt.link import BrokerSettings, Message, MqttLink, PublishRefusedError
 from agent.ops.metrics import Metrics
 from agent.sinks.mqtt import message_from_alert as json_from_alert
-from agent.sources.hl7 import HL7Source
-from agent.sources.hl7_settings import HL7SourceSettings, load_dialects
+from agent.sources.hl7.server import HL7Source
+from agent.sources.hl7.settings import HL7SourceSettings, load_dialects
 from agent.sources.mqtt import MqttSource, MqttSourceSettings
 
 Example = Callable[[str, str], str]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from agent.core.hl7.message import Delimiters, HL7Error, Message, dtm, escape
+from agent.core.hl7.message import STANDARD, Delimiters, Fields, HL7Error, Message, components, dtm, escape, write
+from agent.core.hl7.segments import ERR, MSA, MSH
 
 Verdict = Literal["AA", "AE", "AR"]
 
@@ -50,7 +51,11 @@ class Header:
     @property
     def control_id(self) -> bytes:
         """MSH-10, raw."""
-        return self.fields[10] if len(self.fields) > 10 else b""
+        return self.raw(MSH.CONTROL_ID)
+
+    def raw(self, field: int) -> bytes:
+        """A field of MSH as it came; empty where MSH ends before it."""
+        return self.fields[field] if field < len(self.fields) else b""
 
     @property
     def enhanced(self) -> bool:
@@ -63,13 +68,13 @@ def header_of(message: Message) -> Header:
     msh = message.msh
     return Header(
         delimiters=message.delimiters,
-        application=message.component(msh, 3),
-        facility=message.component(msh, 4),
-        message_type=message.component(msh, 9),
-        event=message.component(msh, 9, 2),
-        accept=message.component(msh, 15).upper(),
-        acknowledge=message.component(msh, 16).upper(),
-        version=message.component(msh, 12),
+        application=message.component(msh, MSH.SENDING_APPLICATION),
+        facility=message.component(msh, MSH.SENDING_FACILITY),
+        message_type=message.component(msh, MSH.TYPE),
+        event=message.component(msh, MSH.TYPE, 2),
+        accept=message.component(msh, MSH.ACCEPT_ACKNOWLEDGEMENT).upper(),
+        acknowledge=message.component(msh, MSH.APPLICATION_ACKNOWLEDGEMENT).upper(),
+        version=message.component(msh, MSH.VERSION),
         fields=tuple(msh.fields),
     )
 
@@ -104,40 +109,49 @@ def acknowledge(
         created: epoch seconds.
         errors: one ERR segment each; with AA or CA they are warnings.
     """
-    marks = header.delimiters if header else Delimiters()
-    fields = header.fields if header else ()
-    f, c = marks.field, marks.component
+    marks = header.delimiters if header else STANDARD
 
-    def msh(number: int) -> bytes:
-        return fields[number][:_LONGEST_ECHO] if number < len(fields) else b""
+    def echo(field: int) -> bytes:
+        return header.raw(field)[:_LONGEST_ECHO] if header else b""
 
-    event = escape(header.event[:16], marks) if header else b""
-    kind = c.join((b"ACK", event, b"ACK")) if event else b"ACK"
-    version = msh(12) or b"2.6"
-    head = [b"MSH", marks.encoding_characters, msh(5), msh(6), msh(3), msh(4), dtm(created), b"", kind,
-            escape(control_id, marks), msh(11) or b"P", version]  # fmt: skip
-    segments = [f.join(head)]
+    event = header.event[:16] if header else ""
+    version = echo(MSH.VERSION) or b"2.6"
     modern = not version.startswith((b"2.1", b"2.2", b"2.3", b"2.4"))
-    msa = [b"MSA", code.encode(), msh(10)]
-    if not modern and errors:
-        msa.append(escape(errors[0].text, marks)[:80])  # MSA-3, withdrawn in 2.7
-    segments.append(f.join(msa))
+    msh: Fields = {
+        MSH.SENDING_APPLICATION: echo(MSH.RECEIVING_APPLICATION),
+        MSH.SENDING_FACILITY: echo(MSH.RECEIVING_FACILITY),
+        MSH.RECEIVING_APPLICATION: echo(MSH.SENDING_APPLICATION),
+        MSH.RECEIVING_FACILITY: echo(MSH.SENDING_FACILITY),
+        MSH.TIME: dtm(created),
+        MSH.TYPE: components("ACK", event, "ACK", marks=marks) if event else b"ACK",
+        MSH.CONTROL_ID: escape(control_id, marks),
+        MSH.PROCESSING_ID: echo(MSH.PROCESSING_ID) or b"P",
+        MSH.VERSION: version,
+    }
+    msa: Fields = {
+        MSA.CODE: code.encode(),
+        MSA.CONTROL_ID: echo(MSH.CONTROL_ID),
+        MSA.TEXT: escape(errors[0].text[:80], marks) if errors and not modern else None,
+    }
     severity = b"W" if code in {"AA", "CA"} else b"E"
-    for error in errors[:_MOST_ERRORS]:
-        segments.append(_err(error, marks, severity, modern=modern))
-    return b"\r".join(segments) + b"\r"
+    err = _err if modern else _err_until_2_4
+    return write([(MSH, msh), (MSA, msa), *((ERR, err(e, marks, severity)) for e in errors[:_MOST_ERRORS])], marks)
 
 
-def _err(error: HL7Error, marks: Delimiters, severity: bytes, *, modern: bool) -> bytes:
-    f, c, s = marks.field, marks.component, marks.subcomponent
-    location = c.join(error.location.encode().split(b"^"))
-    number, meaning = str(error.code).encode(), escape(ERROR_TEXTS.get(error.code, ""), marks)
-    if modern:  # v2.5 and later: ERR-2 location, ERR-3 code, ERR-4 severity, ERR-8 user message
-        code = c.join((number, meaning, b"HL70357"))
-        return f.join((b"ERR", b"", location, code, severity, b"", b"", b"", escape(error.text, marks)))
-    # until v2.4: ERR-1 is segment^sequence^field^code, the code a CE in subcomponents
-    parts = [*error.location.encode().split(b"^"), b"", b"", b""][:3]
-    return f.join((b"ERR", c.join((*parts, s.join((number, meaning, b"HL70357"))))))
+def _err(error: HL7Error, marks: Delimiters, severity: bytes) -> Fields:
+    return {
+        ERR.LOCATION: components(*error.location.split("^"), marks=marks),
+        ERR.CODE: components(str(error.code), ERROR_TEXTS.get(error.code, ""), "HL70357", marks=marks),
+        ERR.SEVERITY: severity,
+        ERR.USER_MESSAGE: escape(error.text, marks),
+    }
+
+
+def _err_until_2_4(error: HL7Error, marks: Delimiters, _severity: bytes) -> Fields:
+    """ERR-1 is segment, sequence, field and code; the code a CE in subcomponents."""
+    location = [escape(part, marks) for part in (*error.location.split("^"), "", "", "")[:3]]
+    code = [escape(part, marks) for part in (str(error.code), ERROR_TEXTS.get(error.code, ""), "HL70357")]
+    return {ERR.CODE_AND_LOCATION: marks.component.join((*location, marks.subcomponent.join(code)))}
 
 
 def _due(condition: str, good: bool) -> bool:

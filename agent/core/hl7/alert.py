@@ -16,30 +16,31 @@ What is sent as what:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.core.alerting.engine import TECHNICAL
 from agent.core.ecg import Alert, Encounter, Phase, Priority
 from agent.core.errors import DeepECGError
+from agent.core.hl7.alarm import EVENT, INACTIVATION, MDC_EVT_ACTIVE, PHASE, PRIORITY, SOURCE, STATE, TYPE, Facet
+from agent.core.hl7.message import Fields, HL7Error, components, dtm, escape, from_component_form, parse, write
+from agent.core.hl7.segments import ERR, MSA, MSH, OBR, OBX, PID, PV1
 from agent.core.labels import index_of
+from agent.core.nomenclature import ECG_ELEC_POTL, SOURCES
 
 PRIVATE_BASE = 258048
 """ISO/IEEE 11073-10101 leaves the terms from 0xF000 of every partition to private use; partition 3 holds events. A
 label of the table is ``PRIVATE_BASE`` + its position; any other is `PRIVATE_OTHER`, told by its text."""
 PRIVATE_OTHER = PRIVATE_BASE + 0xFFF
 
-_MDS = "69965^MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS^MDC"
-_EVENT = "196616^MDC_EVT_ALARM^MDC"
-_SECONDS = "264320^MDC_DIM_X_SEC^MDC^s^s^UCUM"
-_CHANNEL = "1.1.1.1"
-_ST_LEADS = {1: "I", 2: "II", 61: "III", 62: "AVR", 63: "AVL", 64: "AVF"} | {n + 2: f"V{n}" for n in range(1, 7)}
-SOURCES = {131328: "MDC_ECG_ELEC_POTL"} | {131840 + n: f"MDC_ECG_AMPL_ST_{lead}" for n, lead in _ST_LEADS.items()}
-"""Reference ids of the metrics that our alerts are about: the ECG, and the ST amplitude of a lead."""
-
-_ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"}
+_MDS: Final = components("69965", "MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS", "MDC")
+_SECONDS: Final = components("264320", "MDC_DIM_X_SEC", "MDC", "s", "s", "UCUM")
+_DEVICE: Final = "1.0.0.0"
+_CHANNEL: Final = "1.1.1.1"
+_PROBABILITY: Final = 8
+_CONFIRM_TIMEOUT: Final = 8
+_CODES: Final = frozenset({"AA", "AE", "AR", "CA", "CE", "CR"})
 
 
 class Hl7AlertSettings(BaseModel):
@@ -98,10 +99,7 @@ def message_from_alert(alert: Alert, settings: Hl7AlertSettings) -> bytes:
     MSH-10 is ``message_id``. OBR-3 is ``alert_id`` in the first message and ``message_id`` in later ones, whose OBR-29
     then names the first: a receiver that goes by MSH-10, by OBR-3, or by OBR-29 finds what belongs together.
     """
-    reporter = settings.sending_application
     technical = alert.label in TECHNICAL
-    first = alert.phase is Phase.START
-    equipment = f"{_escape(alert.device)}^{_escape(alert.bed)}"
     if technical:
         kind, priority = "ST", alert.priority
     elif settings.advisory or alert.priority is Priority.NONE:
@@ -109,30 +107,35 @@ def message_from_alert(alert: Alert, settings: Hl7AlertSettings) -> bytes:
     else:
         kind, priority = "SP", alert.priority
     event, source = _event(alert, settings), _source(alert.source_code)
-    time = _time(alert.time)
-    body = _Observations(equipment)
-    body.add("", _MDS, "1.0.0.0", status="X")
-    flags = f"A~{priority}~{kind}" if alert.active else f"N~{priority}~{kind}"
+    rows = _Observations(components(alert.device, alert.bed))
+    rows.add("", _MDS, _DEVICE, status="X")
+    said: Fields = {
+        OBX.FLAGS: f"{'A' if alert.active else 'N'}~{priority}~{kind}".encode(),
+        OBX.TIME: dtm(alert.time),
+    }
     if technical:
-        text = f"{event}{'^' * (8 - event.count('^'))}{_escape(alert.text)}"  # CWE-9, the original text
-        body.add("CWE", _EVENT, f"{_CHANNEL}.1", text, flags=flags, time=time)
-        body.add("CWE", "68480^MDC_ATTR_ALERT_SOURCE^MDC", f"{_CHANNEL}.2", source)
+        # CWE: the condition's own code, and in the ninth component the original text.
+        value = components(*event, *[""] * (8 - len(event)), alert.text)
+        rows.add("CWE", _coded(EVENT), f"{_CHANNEL}.{EVENT.number}", value, said)
+        rows.add("CWE", _coded(SOURCE), f"{_CHANNEL}.{SOURCE.number}", source)
     else:
-        body.add("ST", event, f"{_CHANNEL}.1", _escape(alert.text), flags=flags, time=time)
-        body.add("NM", source, f"{_CHANNEL}.2")  # the network measures nothing, so there is no value
-    body.facets(_CHANNEL, alert.phase, active=alert.active, priority=priority, kind=kind)
+        rows.add("ST", components(*event), f"{_CHANNEL}.{EVENT.number}", escape(alert.text), said)
+        rows.add("NM", source, f"{_CHANNEL}.{SOURCE.number}")  # the network measures nothing, so there is no value
+    rows.facets(_CHANNEL, alert.phase, active=alert.active, priority=priority, kind=kind)
     if alert.probability is not None:
-        limit = "" if alert.threshold is None else f"<{alert.threshold:.4f}"
-        model = f"0^DEEPECG_PROBABILITY^99DEEPECG^{_escape(alert.model)}^{_escape(alert.label)}^99DEEPECG"
-        body.add("NM", model, f"{_CHANNEL}.8", f"{alert.probability:.4f}", limits=limit)
-    own = f"{alert.alert_id if first else alert.message_id}^{reporter}"
-    segments = [
-        _header(alert.message_id, alert.created, settings),
-        *_patient(alert.encounter, alert.bed),
-        _observation_request(reporter, own, alert.created, "" if first else alert.alert_id),
-        *body.segments,
-    ]
-    return _encode(segments)
+        model = components("0", "DEEPECG_PROBABILITY", "99DEEPECG", alert.model, alert.label, "99DEEPECG")
+        limit = None if alert.threshold is None else f"<{alert.threshold:.4f}".encode()
+        value = f"{alert.probability:.4f}".encode()
+        rows.add("NM", model, f"{_CHANNEL}.{_PROBABILITY}", value, {OBX.RANGE: limit})
+    return write(
+        [
+            (MSH, _header(alert.message_id, alert.created, settings)),
+            (PID, _patient(alert.encounter or Encounter())),
+            (PV1, _visit(alert.encounter or Encounter(), alert.bed)),
+            (OBR, _order(alert.alert_id, alert.message_id, alert.phase, alert.created, settings)),
+            *rows.segments,
+        ]
+    )
 
 
 def watchdog_message(
@@ -143,21 +146,22 @@ def watchdog_message(
     ``timeout`` seconds is how long the sender waits for each acknowledgement (67860 MDC_ATTR_CONFIRM_TIMEOUT);
     ``watchdog_id`` is the id of the first message of this life of the agent.
     """
-    reporter = settings.sending_application
-    first = phase is Phase.START
-    body = _Observations(reporter)
-    body.add("", _MDS, "1.0.0.0", status="X")
-    body.add("ST", "258047^MDC_EVT_ACTIVE^MDC", "1.0.0.0.1", "Advisory ECG agent watchdog", time=_time(created))
-    body.add("ST", "68480^MDC_ATTR_ALERT_SOURCE^MDC", "1.0.0.0.2")
-    body.facets("1.0.0.0", phase, active=phase is not Phase.END, priority=Priority.NONE, kind="SA")
-    body.add("NM", "67860^MDC_ATTR_CONFIRM_TIMEOUT^MDC", "1.0.0.0.8", f"{timeout:g}", unit=_SECONDS)
-    own = f"{watchdog_id if first else message_id}^{reporter}"
-    segments = [
-        _header(message_id, created, settings),
-        _observation_request(reporter, own, created, "" if first else watchdog_id),
-        *body.segments,
-    ]
-    return _encode(segments)
+    rows = _Observations(from_component_form(settings.sending_application))
+    rows.add("", _MDS, _DEVICE, status="X")
+    active = components(str(MDC_EVT_ACTIVE), "MDC_EVT_ACTIVE", "MDC")
+    text = b"Advisory ECG agent watchdog"
+    rows.add("ST", active, f"{_DEVICE}.{EVENT.number}", text, {OBX.TIME: dtm(created)})
+    rows.add("ST", _coded(SOURCE), f"{_DEVICE}.{SOURCE.number}")
+    rows.facets(_DEVICE, phase, active=phase is not Phase.END, priority=Priority.NONE, kind="SA")
+    confirm = components("67860", "MDC_ATTR_CONFIRM_TIMEOUT", "MDC")
+    rows.add("NM", confirm, f"{_DEVICE}.{_CONFIRM_TIMEOUT}", f"{timeout:g}".encode(), {OBX.UNITS: _SECONDS})
+    return write(
+        [
+            (MSH, _header(message_id, created, settings)),
+            (OBR, _order(watchdog_id, message_id, phase, created, settings)),
+            *rows.segments,
+        ]
+    )
 
 
 def parse_acknowledgement(message: bytes) -> Acknowledgement:
@@ -166,180 +170,153 @@ def parse_acknowledgement(message: bytes) -> Acknowledgement:
     Raises:
         AcknowledgementError: no MSH, no MSA, or an MSA-1 that HL7 does not know.
     """
-    segments = segments_from_message(message)
-    answer = next((segment for segment in segments if segment[0] == "MSA"), None)
-    if answer is None or len(answer) < 3:
+    try:
+        # Whatever an answer's set and line ends are, its codes are ASCII and its texts have no lines.
+        parsed = parse(message.replace(b"\n", b"\r"), any_charset=True)
+    except HL7Error as error:
+        raise AcknowledgementError(f"what came is not HL7: {error}; look at the receiver's port") from None
+    answer, error_row = parsed.first(b"MSA"), parsed.first(b"ERR")
+    if answer is None or len(answer.fields) <= MSA.CONTROL_ID:
         raise AcknowledgementError("the answer has no MSA segment with two fields; is the port an alert receiver's?")
-    code = answer[1].strip()
-    if code not in {"AA", "AE", "AR", "CA", "CE", "CR"}:
+    code = parsed.text(answer.raw(MSA.CODE))
+    if code not in _CODES:
         raise AcknowledgementError(
             "the answer's MSA-1 is none of AA, AE, AR, CA, CE, CR; look at the receiver's set-up"
         )
-    error = next((segment for segment in segments if segment[0] == "ERR"), [])
-    named = error[3].split("^")[0] if len(error) > 3 else ""
-    texts = (*(error[n] for n in (8, 7) if len(error) > n), *answer[3:4])
+    named = parsed.component(error_row, ERR.CODE) if error_row else ""
+    texts = [parsed.text(error_row.raw(field)) for field in (ERR.USER_MESSAGE, ERR.DIAGNOSTIC)] if error_row else []
     return Acknowledgement(
         code=code,
-        message_id=answer[2].strip(),
+        message_id=parsed.text(answer.raw(MSA.CONTROL_ID)),
         error=named if named.isascii() and named.isalnum() and len(named) <= 8 else "",
-        text=next((text for text in texts if text), ""),
+        text=next(filter(None, [*texts, parsed.text(answer.raw(MSA.TEXT))]), ""),
     )
-
-
-def segments_from_message(message: bytes) -> list[list[str]]:
-    """The segments as lists of fields, so that ``segment[n]`` is field n (of MSH too: MSH-1 is its separator).
-
-    For small messages: bad UTF-8 becomes U+FFFD; components are left alone but brought to ``^~\\&`` as delimiters.
-
-    Raises:
-        AcknowledgementError: it does not begin with MSH and its delimiters.
-    """
-    text = message.decode("utf-8", "replace").replace("\r\n", "\r").replace("\n", "\r").lstrip("\r \0")
-    if not text.startswith("MSH") or len(text.split("\r", 1)[0]) < 8:
-        raise AcknowledgementError("what came is not HL7: it does not begin with MSH; look at the receiver's port")
-    separator = text[3]
-    encoding = text[4 : text.index(separator, 4)] if separator in text[4:] else text[4:8]
-    known = {theirs: ours for theirs, ours in zip(encoding, "^~\\&", strict=False) if theirs != ours}
-    out = []
-    for line in filter(None, text.split("\r")):
-        fields = line.split(separator)
-        if known:
-            table = str.maketrans(known)
-            fields = [fields[0], *(field.translate(table) for field in fields[1:])]
-        if fields[0] == "MSH":
-            fields.insert(1, separator)
-        out.append(fields)
-    return out
 
 
 class _Observations:
     """OBX segments, numbered."""
 
-    def __init__(self, equipment: str) -> None:
+    def __init__(self, equipment: bytes) -> None:
         self._equipment = equipment
-        self.segments: list[str] = []
+        self.segments: list[tuple[type[OBX], Fields]] = []
 
     def add(
         self,
         kind: str,
-        identifier: str,
+        identifier: bytes,
         sub_id: str,
-        value: str = "",
+        value: bytes | None = None,
+        more: Fields | None = None,
         *,
-        unit: str = "",
-        limits: str = "",
-        flags: str = "",
         status: str = "R",
-        time: str = "",
     ) -> None:
-        number = len(self.segments) + 1
-        equipment = self._equipment if status == "X" or time else ""
-        fields = ["OBX", str(number), kind, identifier, sub_id, value, unit, limits, flags, "", "", status]
-        fields += ["", "", time, "", "", "", equipment]
-        self.segments.append("|".join(fields).rstrip("|"))
+        """One row; the device (``X``) and what has a time of its own also name the equipment."""
+        fields: Fields = {
+            OBX.SET_ID: str(len(self.segments) + 1).encode(),
+            OBX.VALUE_TYPE: kind.encode(),
+            OBX.OBSERVATION: identifier,
+            OBX.SUB_ID: sub_id.encode(),
+            OBX.VALUE: value,
+            OBX.STATUS: status.encode(),
+        } | (more or {})
+        if status == "X" or fields.get(OBX.TIME):
+            fields[OBX.EQUIPMENT] = self._equipment
+        self.segments.append((OBX, {number: value for number, value in fields.items() if value}))
 
     def facets(self, path: str, phase: Phase, *, active: bool, priority: Priority, kind: str) -> None:
-        self.add("ST", "68481^MDC_ATTR_EVENT_PHASE^MDC", f"{path}.3", phase.value)
-        self.add("ST", "68482^MDC_ATTR_ALARM_STATE^MDC", f"{path}.4", "active" if active else "inactive")
-        self.add("ST", "68483^MDC_ATTR_ALARM_INACTIVATION_STATE^MDC", f"{path}.5", "enabled")
-        self.add("ST", "68484^MDC_ATTR_ALARM_PRIORITY^MDC", f"{path}.6", priority.value)
-        self.add("ST", "68485^MDC_ATTR_ALERT_TYPE^MDC", f"{path}.7", kind)
+        for facet, value in (
+            (PHASE, phase.value),
+            (STATE, "active" if active else "inactive"),
+            (INACTIVATION, "enabled"),
+            (PRIORITY, priority.value),
+            (TYPE, kind),
+        ):
+            self.add("ST", _coded(facet), f"{path}.{facet.number}", value.encode())
 
 
-def _header(message_id: str, created: float, s: Hl7AlertSettings) -> str:
-    return "|".join(
-        [
-            "MSH",
-            "^~\\&",
-            s.sending_application,
-            s.sending_facility,
-            s.receiving_application,
-            s.receiving_facility,
-            _time(created),
-            "",
-            "ORU^R40^ORU_R40",
-            _escape(message_id),
-            s.processing_id,
-            "2.6",
-            "",
-            "",
-            s.accept_acknowledgement,
-            s.application_acknowledgement,
-            "",
-            "UNICODE UTF-8",
-            "",
-            "",
-            s.profile,
-        ]
-    )
+def _coded(facet: Facet) -> bytes:
+    return components(str(facet.code), facet.ref_id, "MDC")
 
 
-def _patient(encounter: Encounter | None, bed: str) -> tuple[str, str]:
-    """PID and PV1. An unknown patient has no PID-3 and the name type U; the location is then the agent's own bed id."""
-    who = encounter or Encounter()
-    name = f"{_escape(who.family_name)}^{_escape(who.given_name)}^^^^^L"
-    if not who.family_name and not who.given_name:
-        name = "^^^^^^U"
-    ids = "~".join(_escape(one, keep="^&") for one in who.patient_ids)
-    pid = ["PID", "1", "", ids, "", name, "", _escape(who.birth_date), _escape(who.sex)]
-    location = _escape(who.location, keep="^&") or _location(bed)
-    pv1 = ["PV1", "1", "U", location, *[""] * 15, _escape(who.visit, keep="^&")]
-    return "|".join(pid).rstrip("|"), "|".join(pv1).rstrip("|")
+def _header(message_id: str, created: float, s: Hl7AlertSettings) -> Fields:
+    return {
+        MSH.SENDING_APPLICATION: _configured(s.sending_application),
+        MSH.SENDING_FACILITY: _configured(s.sending_facility),
+        MSH.RECEIVING_APPLICATION: _configured(s.receiving_application),
+        MSH.RECEIVING_FACILITY: _configured(s.receiving_facility),
+        MSH.TIME: dtm(created),
+        MSH.TYPE: components("ORU", "R40", "ORU_R40"),
+        MSH.CONTROL_ID: escape(message_id),
+        MSH.PROCESSING_ID: s.processing_id.encode(),
+        MSH.VERSION: b"2.6",
+        MSH.ACCEPT_ACKNOWLEDGEMENT: s.accept_acknowledgement.encode(),
+        MSH.APPLICATION_ACKNOWLEDGEMENT: s.application_acknowledgement.encode(),
+        MSH.CHARACTER_SET: b"UNICODE UTF-8",
+        MSH.PROFILE: _configured(s.profile),
+    }
 
 
-def _location(bed: str) -> str:
-    """``site/unit/bed`` as PV1-3, point of care ^ room ^ bed ^ facility."""
+def _configured(text: str) -> bytes:
+    """A field as it stands in the configuration: components, and perhaps repetitions."""
+    return b"~".join(from_component_form(one) for one in text.split("~"))
+
+
+def _patient(who: Encounter) -> Fields:
+    """PID. An unknown patient has no PID-3 and the name type U."""
+    known = bool(who.family_name or who.given_name)
+    name = (who.family_name, who.given_name, "", "", "", "", "L" if known else "U")
+    return {
+        PID.SET_ID: b"1",
+        PID.IDENTIFIERS: b"~".join(map(from_component_form, who.patient_ids)),
+        PID.NAME: components(*name),
+        PID.BIRTH_TIME: escape(who.birth_date) or None,
+        PID.SEX: escape(who.sex) or None,
+    }
+
+
+def _visit(who: Encounter, bed: str) -> Fields:
+    """PV1; where the hospital's own location is not known, the agent's bed id ``site/unit/bed`` stands for it."""
     match bed.split("/"):
         case [site, unit, *rest] if rest:
-            return f"{_escape(unit)}^^{_escape('/'.join(rest))}^{_escape(site)}"
+            place = components(unit, "", "/".join(rest), site)
         case _:
-            return f"^^{_escape(bed)}"
+            place = components("", "", bed)
+    return {
+        PV1.SET_ID: b"1",
+        PV1.PATIENT_CLASS: b"U",
+        PV1.LOCATION: from_component_form(who.location) or place,
+        PV1.VISIT_NUMBER: escape(who.visit) or None,
+    }
 
 
-def _observation_request(reporter: str, own: str, created: float, first: str) -> str:
-    fields = ["OBR", "1", reporter, own, _EVENT, "", "", _time(created)]
-    if first:
-        # OBR-29 is of type EIP: the parent's filler number is its second component, an EI of subcomponents.
-        fields += [*[""] * 21, f"^{first}&{reporter.replace('^', '&')}"]
-    return "|".join(fields)
+def _order(first_id: str, message_id: str, phase: Phase, created: float, s: Hl7AlertSettings) -> Fields:
+    """OBR: the first message's id in OBR-3, and in later messages in OBR-29 beside their own in OBR-3."""
+    reporter = _configured(s.sending_application)
+    first = phase is Phase.START
+    # OBR-29 is of type EIP: the parent's filler number is its second component, an EI of subcomponents.
+    parent = b"^" + escape(first_id) + b"&" + reporter.replace(b"^", b"&")
+    return {
+        OBR.SET_ID: b"1",
+        OBR.PLACER: reporter,
+        OBR.FILLER: escape(first_id if first else message_id) + b"^" + reporter,
+        OBR.SERVICE: _coded(EVENT),
+        OBR.TIME: dtm(created),
+        OBR.PARENT: None if first else parent,
+    }
 
 
-def _event(alert: Alert, settings: Hl7AlertSettings) -> str:
+def _event(alert: Alert, settings: Hl7AlertSettings) -> tuple[str, ...]:
+    """Components of the event's code."""
     if alert.code:
-        return f"{alert.code}^{alert.ref_id}^MDC"
+        return str(alert.code), alert.ref_id, "MDC"
     try:
         code = PRIVATE_BASE + index_of(alert.label)
     except KeyError:
         code = PRIVATE_OTHER
     system = f"urn:oid:{settings.private_oid}" if settings.private_oid else "99DEEPECG"
-    return f"{code}^MDC_PRIVATE_{code}^MDC^{code}^{_escape(alert.label)}^{system}"
+    return str(code), f"MDC_PRIVATE_{code}", "MDC", str(code), alert.label, system
 
 
-def _source(code: int) -> str:
-    return f"{code}^{SOURCES[code]}^MDC" if code in SOURCES else f"{code}^^MDC" if code else _source(131328)
-
-
-def _time(seconds: float) -> str:
-    """HL7 DTM with milliseconds and zone, in UTC; empty where a device's clock makes no date."""
-    try:
-        time = datetime.fromtimestamp(round(seconds, 3), UTC)
-    except (ValueError, OverflowError, OSError):
-        return ""
-    return f"{time:%Y%m%d%H%M%S}.{time.microsecond // 1000:03d}+0000" if time.year >= 1000 else ""
-
-
-def _escape(text: str, keep: str = "") -> str:
-    """HL7 escapes for delimiters (but those in ``keep``) and control characters, MLLP's frame bytes among them."""
-    out = []
-    for c in text:
-        if c in _ESCAPES and c not in keep:
-            out.append(_ESCAPES[c])
-        elif c < " " or c == "\x7f":
-            out.append(f"\\X{ord(c):02X}\\")
-        else:
-            out.append(c)
-    return "".join(out)
-
-
-def _encode(segments: list[str]) -> bytes:
-    return ("\r".join(segments) + "\r").encode("utf-8", "replace")
+def _source(code: int) -> bytes:
+    code = code or ECG_ELEC_POTL
+    return components(str(code), SOURCES.get(code, ""), "MDC")

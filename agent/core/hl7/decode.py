@@ -13,14 +13,13 @@ from datetime import UTC, tzinfo
 from typing import Final
 
 from agent.core.ecg import Channel, Encounter, Event, Fault, FloatArray, Lead, Samples
-from agent.core.hl7.acknowledgement import Header, Verdict, acknowledge, answers, header_of
-from agent.core.hl7.alarm import ALARM_ROWS, alarms_of
+from agent.core.hl7.acknowledgement import Header, Verdict, header_of
+from agent.core.hl7.alarm import ALARM_ROWS, WATCHDOGS, alarms_of
 from agent.core.hl7.dialect import Dialect, select, traits_of
 from agent.core.hl7.message import HL7Error, Message, Segment, parse
 from agent.core.hl7.patient import BedMap, change_of, encounter_of, location_of
+from agent.core.hl7.segments import MSH, OBR, OBX, PV1
 from agent.core.hl7.waveform import Order, waves_of
-
-__all__ = ["Decoded", "Header", "Verdict", "acknowledge", "answers", "decode", "header_of", "refuse"]
 
 _OBSERVATION_EVENTS: Final = frozenset({"R01", "W01", "R40", "R31", "R32"})
 _RHYTHM: Final = frozenset({"184327", "MDC_ECG_STAT_RHY"})
@@ -192,8 +191,9 @@ def _observations(
             elif bed is not None:
                 events += found
     if not events and not errors and message.component(message.msh, 9, 2) == "R40":
+        watchdogs = {str(code).encode() for code in WATCHDOGS}
         heartbeat = any(
-            row.component(3) in {b"258047", b"196614"} for p in patients for o in p.orders for row in o.rows
+            row.component(OBX.OBSERVATION) in watchdogs for p in patients for o in p.orders for row in o.rows
         )
         if not heartbeat:
             errors.append(HL7Error("alarm_event", "the alarm message has no event with its phase or state", code=102))
@@ -246,12 +246,12 @@ def _bed(message: Message, pv1: Segment | None, obr: Segment, fields: Sequence[s
     """The bed by the first of the dialect's fields that is filled; a filled field that names no bed ends the search."""
     for name in fields:
         if name == "PV1-3":
-            location = location_of(message, pv1, 3)
+            location = location_of(message, pv1, PV1.LOCATION)
         elif name == "OBR-10":
-            location = location_of(message, obr, 10)
+            location = location_of(message, obr, OBR.COLLECTOR)
         else:  # MSH-3, only where it names one device and not a gateway that speaks for a whole ward
-            unique = message.component(message.msh, 3, 3).upper() == "EUI-64"
-            location = message.component(message.msh, 3, 2) if unique else ""
+            unique = message.component(message.msh, MSH.SENDING_APPLICATION, 3).upper() == "EUI-64"
+            location = message.component_form(message.msh.component(MSH.SENDING_APPLICATION, 2)) if unique else ""
         if location:
             return beds.bed(location)
     return None

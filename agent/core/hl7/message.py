@@ -1,18 +1,28 @@
-"""An HL7 v2 message as bytes: delimiters, segments, fields, escapes and character sets (HL7 v2.6 chapter 2).
+"""An HL7 v2 message in bytes, both ways: delimiters, segments, fields, escapes and times (HL7 v2.6 chapter 2).
 
-Fields are cut but not decoded until they are asked for, so that a waveform's array costs one copy and no more. All
-bytes are UTF-8 here (or a single-byte set), so a delimiter is always one byte and never part of another character.
+The one reader and the one writer. Fields are cut but not decoded until they are asked for, so that a waveform's array
+costs one copy and no more. All bytes are UTF-8 here (or a single-byte set), so a delimiter is always one byte and never
+part of another character. A value is split first and its escapes resolved then: an escaped delimiter never splits.
+
+    >>> from agent.core.hl7.segments import PV1
+    >>> message = parse(write([(MSH, {MSH.TYPE: b"ADT^A01"}), (PV1, {PV1.LOCATION: components("A&B", "2", "1")})]))
+    >>> message.segments[1].raw(PV1.LOCATION), message.component(message.segments[1], PV1.LOCATION)
+    (b'A\\\\T\\\\B^2^1', 'A&B')
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from agent.core.errors import DeepECGError
-
-SEVERITIES = ("E", "W", "I")
+from agent.core.hl7.charset import Text, safe_to_split
+from agent.core.hl7.segments import MSH, FieldNumbers
 
 FAULT_REASONS = frozenset(
     {
@@ -34,39 +44,15 @@ _MOST_SEGMENTS = 20_000
 _MOST_FIELDS = 64
 _LONGEST_TEXT = 4096
 
-_HEX = re.compile(r"^[0-9A-Fa-f]+$")
+# Escapes that mean nothing in a plain text: highlighting, formatting commands, changes of character set, local ones.
+_SILENT = re.compile(r"[HN]|\.[a-z]{2}[+-]?\d*|[CM][0-9A-Fa-f]{4,6}|Z.*")
+# A value in standard delimiters that is its own component form.
+_PLAIN = re.compile(rb"[0-9A-Za-z^&._:/-]*")
+_HEX = re.compile(r"X(?:[0-9A-Fa-f]{2})+")
 _TIME = re.compile(
     rb"^(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,9})|(\d{3}))?)?)?)?)?)?"
     rb"(?:([+-])(\d{1,2})(\d\d))?$"
 )
-
-# MSH-18, HL7 table 0211. The sets whose second byte may look like a delimiter are turned into UTF-8 before any split.
-_SINGLE_BYTE = {
-    "ASCII": "ascii",
-    "ISO IR6": "ascii",
-    "8859/1": "latin-1",
-    "8859/2": "iso8859-2",
-    "8859/3": "iso8859-3",
-    "8859/4": "iso8859-4",
-    "8859/5": "iso8859-5",
-    "8859/6": "iso8859-6",
-    "8859/7": "iso8859-7",
-    "8859/8": "iso8859-8",
-    "8859/9": "iso8859-9",
-    "8859/15": "iso8859-15",
-    "UNICODE UTF-8": "utf-8",
-    "UTF-8": "utf-8",
-    "UTF8": "utf-8",
-    "UNICODE": "utf-8",
-}
-_MULTI_BYTE = {
-    "GB 18030-2000": "gb18030",
-    "BIG-5": "big5",
-    "KS X 1001": "euc-kr",
-    "ISO IR149": "euc-kr",
-    "ISO IR87": "iso2022_jp",
-    "ISO IR159": "iso2022_jp_2",
-}
 
 
 class HL7Error(DeepECGError, ValueError):
@@ -97,11 +83,40 @@ class Delimiters:
     subcomponent: bytes = b"&"
     truncation: bytes = b""
     """v2.7 and later; empty where the sender named none."""
+    mark: str = dataclasses.field(init=False, compare=False, repr=False)
+    """The escape character as text."""
+    escapes: dict[str, str] = dataclasses.field(init=False, compare=False, repr=False)
+    """What stands between two escape characters, and what it stands for."""
+    translation: dict[int, str] = dataclasses.field(init=False, compare=False, repr=False)
+    """For `str.translate`: every character that must be escaped."""
 
     @property
     def encoding_characters(self) -> bytes:
         """MSH-2 as the sender wrote it."""
         return self.component + self.repetition + self.escape + self.subcomponent + self.truncation
+
+    def __post_init__(self) -> None:
+        mark = self.escape.decode("latin-1")
+        escapes = {
+            "F": self.field.decode("latin-1"),
+            "S": self.component.decode("latin-1"),
+            "T": self.subcomponent.decode("latin-1"),
+            "R": self.repetition.decode("latin-1"),
+            "E": mark,
+            "P": self.truncation.decode("latin-1"),
+            ".br": "\n",
+        }
+        table = {code: f"{mark}X{code:02X}{mark}" for code in (*range(0x20), 0x7F)}
+        table |= {ord(one): f"{mark}{name}{mark}" for name, one in escapes.items() if one > " "}
+        object.__setattr__(self, "mark", mark)
+        object.__setattr__(self, "escapes", escapes)
+        object.__setattr__(self, "translation", table)
+
+
+STANDARD: Final = Delimiters()
+
+Fields: TypeAlias = dict[int, bytes | None]
+"""A segment's fields by number, as they are written."""
 
 
 class Segment:
@@ -158,11 +173,16 @@ class Message:
         """The header."""
         return self.segments[0]
 
+    def first(self, name: bytes) -> Segment | None:
+        """The first segment of that name; None where there is none."""
+        return next((segment for segment in self.segments if segment.name == name), None)
+
     def text(self, raw: bytes) -> str:
-        """A value decoded and its escapes resolved (2.7); the HL7 null ``""`` becomes empty."""
+        """A value decoded and its escapes resolved (2.7), without blanks at its ends; the HL7 null ``""`` is empty."""
+        raw = raw[:_LONGEST_TEXT].strip()
         if not raw or raw == b'""':
             return ""
-        text = raw[:_LONGEST_TEXT].decode(self.encoding, "replace").strip()
+        text = raw.decode(self.encoding, "replace")
         return unescape(text, self.delimiters) if self.delimiters.escape in raw else text
 
     def component(self, segment: Segment, field: int, component: int = 1, sub: int = 1) -> str:
@@ -170,11 +190,20 @@ class Message:
         parts = segment.component(field, component).split(self.delimiters.subcomponent)
         return self.text(parts[sub - 1]) if sub <= len(parts) else ""
 
+    def component_form(self, raw: bytes) -> str:
+        """A value of several components as ``a^b&c``: standard delimiters, each part escaped anew, no empty ends."""
+        raw, marks = raw[:_LONGEST_TEXT], self.delimiters
+        if marks.encoding_characters[:4] == b"^~\\&" and _PLAIN.fullmatch(raw):
+            return raw.decode("ascii").rstrip("^&")
+        parts = (part.split(marks.subcomponent) for part in raw.split(marks.component))
+        return "^".join("&".join(escape(self.text(sub)).decode() for sub in part) for part in parts).rstrip("^&")
 
-def parse(data: bytes) -> Message:
+
+def parse(data: bytes, *, any_charset: bool = False) -> Message:
     """Split a message into segments.
 
-    CR ends a segment (2.5.2); where a message has no CR at all, LF does, and LF beside CR is ignored.
+    CR ends a segment (2.5.2); where a message has no CR at all, LF does, and LF beside CR is ignored. With
+    ``any_charset`` a character set that is not known is read as 8859/1, for whom only ASCII in it matters.
 
     Raises:
         HL7Error: there is no MSH, its delimiters are not usable, or its character set is unknown.
@@ -183,13 +212,18 @@ def parse(data: bytes) -> Message:
     if not data.startswith(b"MSH") or len(data) < 8:
         raise HL7Error("no_header", "the message does not begin with MSH; send one HL7 v2 message per frame", code=100,
                        location="MSH^1", reject=True)  # fmt: skip
-    delimiters = _delimiters(data)
-    data, encoding, fault = _decoded(data, delimiters)
-    end = b"\r" if b"\r" in data else b"\n"
-    lines = data.split(end, _MOST_SEGMENTS + 1)
+    delimiters = _delimiters(data[3:12])
+    text = safe_to_split(data, _declared_charset(data, delimiters))
+    if text is None:
+        if not any_charset:
+            raise HL7Error("charset", "MSH-18 names a character set that is not known here; send UNICODE UTF-8",
+                           code=103, location="MSH^1^18", reject=True)  # fmt: skip
+        text = Text(data, "latin-1", "MSH-18 names a character set that is not known here; read as 8859/1")
+    end = b"\r" if b"\r" in text.data else b"\n"
+    lines = text.data.split(end, _MOST_SEGMENTS + 1)
     if len(lines) > _MOST_SEGMENTS + 1:
-        text = f"the message has more than {_MOST_SEGMENTS} segments; send shorter ones"
-        raise HL7Error("too_many_rows", text, code=207, reject=True)
+        says = f"the message has more than {_MOST_SEGMENTS} segments; send shorter ones"
+        raise HL7Error("too_many_rows", says, code=207, reject=True)
     counts: dict[bytes, int] = {}
     segments: list[Segment] = []
     for line in lines:
@@ -198,50 +232,80 @@ def parse(data: bytes) -> Message:
             name = raw[:3]
             counts[name] = counts.get(name, 0) + 1
             segments.append(Segment(raw, delimiters, counts[name]))
-    return Message(delimiters, tuple(segments), encoding, fault)
+    return Message(delimiters, tuple(segments), text.encoding, text.fault)
 
 
-def unescape(text: str, delimiters: Delimiters) -> str:
-    r"""Resolve ``\F\ \S\ \T\ \R\ \E\ \P\ \Xdd..\ \.br\``; drop highlighting and what is not known (2.7)."""
-    escape = delimiters.escape.decode("latin-1")
-    plain = {
-        "F": delimiters.field.decode("latin-1"),
-        "S": delimiters.component.decode("latin-1"),
-        "T": delimiters.subcomponent.decode("latin-1"),
-        "R": delimiters.repetition.decode("latin-1"),
-        "E": escape,
-        "P": delimiters.truncation.decode("latin-1"),
-        ".br": "\n",
-    }
-    parts = text.split(escape)
+def write(rows: Iterable[tuple[type[FieldNumbers], Fields]], marks: Delimiters = STANDARD) -> bytes:
+    """A message of these segments, CR after each: the fields by number, those that are None left out.
+
+    A segment ends with the last field that is there. MSH-1 and MSH-2 are written by themselves, from ``marks``, in
+    which the fields' own delimiters must stand too (`components`, `from_component_form`).
+    """
+    lines: list[bytes] = []
+    for kind, given in rows:
+        last = max((number for number, value in given.items() if value is not None), default=0)
+        values = [given.get(number) or b"" for number in range(1, last + 1)]
+        if kind is MSH:
+            values[:2] = [marks.encoding_characters]
+        lines.append(marks.field.join((kind.__name__.encode(), *values)) + b"\r")
+    return b"".join(lines)
+
+
+def components(*parts: str, marks: Delimiters = STANDARD) -> bytes:
+    """A value of several components from their texts, each escaped; empty ones at the end are left out."""
+    return marks.component.join(escape(part, marks) for part in parts).rstrip(marks.component)
+
+
+def from_component_form(form: str, marks: Delimiters = STANDARD) -> bytes:
+    """A value from its component form (`Message.component_form`) in any delimiters."""
+    return marks.component.join(
+        marks.subcomponent.join(escape(unescape(sub), marks) for sub in part.split("&")) for part in form.split("^")
+    )
+
+
+def first_parts(form: str) -> tuple[str, ...]:
+    """The components of a component form as texts, of each its first subcomponent."""
+    parts = [part.split("&", 1)[0] for part in form.split("^")]
+    return tuple(map(unescape, parts) if STANDARD.mark in form else parts)
+
+
+def unescape(text: str, marks: Delimiters = STANDARD) -> str:
+    r"""Resolve ``\F\ \S\ \T\ \R\ \E\ \P\ \Xdd..\ \.br\`` and drop what only formats (2.7).
+
+    An escape character that begins none of these stands for itself, so that nothing of a text that nobody has escaped
+    is lost.
+    """
+    mark, names = marks.mark, marks.escapes
+    parts = text.split(mark)
     out = [parts[0]]
     index = 1
     while index < len(parts):
-        if index + 1 == len(parts):  # an escape character that nothing closes stands for itself
-            out += [escape, parts[index]]
-            break
         token = parts[index]
-        if token in plain:
-            out.append(plain[token])
-        elif token[:1] == "X" and len(token) % 2 == 1 and _HEX.match(token[1:]):
-            out.append(bytes.fromhex(token[1:]).decode("latin-1"))
-        out.append(parts[index + 1])
+        closed = index + 1 < len(parts)
+        if closed and token in names:
+            out += (names[token], parts[index + 1])
+        elif closed and _HEX.fullmatch(token):
+            out += (bytes.fromhex(token[1:]).decode("latin-1"), parts[index + 1])
+        elif closed and _SILENT.fullmatch(token):
+            out.append(parts[index + 1])
+        else:
+            out += (mark, token)
+            index -= 1
         index += 2
     return "".join(out)
 
 
-def escape(text: str, delimiters: Delimiters) -> bytes:
-    """A text made safe for any field, as UTF-8; control characters become blanks."""
-    mark = delimiters.escape.decode("latin-1")
-    names = {
-        delimiters.field.decode("latin-1"): "F",
-        delimiters.component.decode("latin-1"): "S",
-        delimiters.subcomponent.decode("latin-1"): "T",
-        delimiters.repetition.decode("latin-1"): "R",
-        mark: "E",
-    }
-    out = [f"{mark}{names[c]}{mark}" if c in names else (c if c >= " " else " ") for c in text]
-    return "".join(out).encode()
+def escape(text: str, marks: Delimiters = STANDARD) -> bytes:
+    """A text made safe for any field, as UTF-8: delimiters, control characters, and blanks at its ends."""
+    if text.isalnum():
+        return text.encode()
+    escaped = text.translate(marks.translation)
+    if escaped[:1] == " " or escaped[-1:] == " ":  # whoever reads would take them for padding
+        blank = f"{marks.mark}X20{marks.mark}"
+        inner = escaped.strip(" ")
+        before = len(escaped) - len(escaped.lstrip(" "))
+        escaped = blank * before + inner + blank * (len(escaped) - before - len(inner))
+    return escaped.encode("utf-8", "replace")
 
 
 def epoch(raw: bytes, zone: tzinfo) -> float | None:
@@ -275,17 +339,22 @@ def epoch(raw: bytes, zone: tzinfo) -> float | None:
 
 
 def dtm(seconds: float) -> bytes:
-    """Epoch seconds as a DTM in UTC with milliseconds."""
-    m = datetime.fromtimestamp(round(seconds, 3), UTC)
+    """Epoch seconds as a DTM in UTC with milliseconds; empty where a device's clock makes no date."""
+    try:
+        m = datetime.fromtimestamp(round(seconds, 3), UTC)
+    except (ValueError, OverflowError, OSError):
+        return b""
     # Not strftime: it takes twice as long, and whether %Y has four digits is the system's affair.
     return b"%04d%02d%02d%02d%02d%02d.%03d+0000" % (
         m.year, m.month, m.day, m.hour, m.minute, m.second, m.microsecond // 1000
     )  # fmt: skip
 
 
-def _delimiters(data: bytes) -> Delimiters:
-    field = data[3:4]
-    characters = re.split(rb"[\r\n]", data[4:12].split(field, 1)[0], maxsplit=1)[0]
+@lru_cache(maxsize=64)
+def _delimiters(start: bytes) -> Delimiters:
+    """From MSH-1 on; the same object for the same start."""
+    field = start[:1]
+    characters = re.split(rb"[\r\n]", start[1:].split(field, 1)[0], maxsplit=1)[0]
     padded = characters + b"^~\\&"[len(characters) :]
     marks = [field, *(padded[i : i + 1] for i in range(min(len(padded), 5)))]
     if len(set(marks)) != len(marks) or any(m.isalnum() or not 0x20 < m[0] < 0x7F or m in b'"-+.' for m in marks):
@@ -294,30 +363,8 @@ def _delimiters(data: bytes) -> Delimiters:
     return Delimiters(marks[0], marks[1], marks[2], marks[3], marks[4], marks[5] if len(marks) > 5 else b"")
 
 
-def _decoded(data: bytes, delimiters: Delimiters) -> tuple[bytes, str, str]:
-    """The bytes in a set that is safe to split, the set's name, and what was wrong with the declaration."""
-    first_line = re.split(rb"[\r\n]", data, maxsplit=1)[0]
-    fields = first_line.split(delimiters.field, 18)
+def _declared_charset(data: bytes, delimiters: Delimiters) -> str:
+    """MSH-18, its first repetition."""
+    fields = re.split(rb"[\r\n]", data, maxsplit=1)[0].split(delimiters.field, 18)
     field = fields[17][:_LONGEST_TEXT] if len(fields) > 17 else b""
-    declared = field.split(delimiters.repetition, 1)[0].strip().decode("latin-1")
-    name = declared.upper().replace("ISO-8859-", "8859/").replace("ISO8859-", "8859/").replace("ISO 8859-", "8859/")
-    if name in _MULTI_BYTE:
-        try:
-            return data.decode(_MULTI_BYTE[name]).encode(), "utf-8", ""
-        except UnicodeDecodeError:
-            return data, "latin-1", f"MSH-18 says {name}, but the bytes are not"
-    if name and name not in _SINGLE_BYTE:
-        raise HL7Error("charset", "MSH-18 names a character set that is not known here; send UNICODE UTF-8", code=103,
-                       location="MSH^1^18", reject=True)  # fmt: skip
-    # Empty means ASCII by table 0211, but monitors send names in UTF-8 or Latin-1 without saying so.
-    encoding = _SINGLE_BYTE[name] if name else "utf-8"
-    if data.isascii():
-        return data, encoding, ""
-    for candidate in dict.fromkeys((encoding, "utf-8")):
-        try:
-            data.decode(candidate)
-        except UnicodeDecodeError:
-            continue
-        fault = "" if candidate == encoding else f"MSH-18 says {name}, but the bytes are UTF-8"
-        return data, candidate, fault
-    return data, "latin-1", f"MSH-18 says {name or 'nothing'}, but the bytes are not UTF-8; read as 8859/1"
+    return field.split(delimiters.repetition, 1)[0].strip().decode("latin-1")

@@ -8,7 +8,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agent.core.ecg import Encounter, EncounterChange, EncounterEvent
-from agent.core.hl7.message import HL7Error, Message, Segment
+from agent.core.hl7.message import HL7Error, Message, Segment, first_parts
+from agent.core.hl7.segments import MSH, PID, PV1
 
 # HL7 table 0003. A13 (cancel discharge) puts the patient back; A11 (cancel admit) takes the admission away.
 ADT_EVENTS: Final = {
@@ -69,14 +70,14 @@ class BedMap(BaseModel):
         return value
 
     def bed(self, location: str) -> str | None:
-        """The bed of a location: ``unit^room^bed^facility``, or one text. None where it names none."""
+        """The bed of a location in component form, ``unit^room^bed^facility`` or one text; None where it names none."""
         location = location.strip().rstrip("^").strip()
         if not location:
             return None
         found = self.lookup.get(location)
         if found or self.only_lookup:
             return found
-        parts = [part.split("&")[0].strip() for part in location.split("^")]
+        parts = [part.strip() for part in first_parts(location)]
         if len(parts) == 1:
             match = re.fullmatch(self.text_pattern, parts[0]) if self.text_pattern else None
             groups = match.groupdict() if match else {"bed": parts[0]}
@@ -90,25 +91,23 @@ class BedMap(BaseModel):
 
 
 def location_of(message: Message, segment: Segment | None, field: int) -> str:
-    """A PL field in component form with standard delimiters, unescaped, without trailing carets; empty if not there."""
+    """A PL field in component form, `Message.component_form`; empty if it is not there."""
     if segment is None:
         return ""
     raw = segment.raw(field)[:_LONGEST_LOCATION].split(message.delimiters.repetition, 1)[0]
-    parts = raw.split(message.delimiters.component)
-    marks = message.delimiters.subcomponent
-    return "^".join("&".join(message.text(sub) for sub in part.split(marks)) for part in parts).rstrip("^& ")
+    return message.component_form(raw)
 
 
 def encounter_of(message: Message, pid: Segment | None, pv1: Segment | None) -> Encounter | None:
     """The patient and the visit; None where the segments are not there or say nothing (an unknown patient)."""
     encounter = Encounter(
         patient_ids=_identifiers(message, pid) if pid else (),
-        family_name=message.component(pid, 5) if pid else "",
-        given_name=message.component(pid, 5, 2) if pid else "",
-        birth_date=_date(message.component(pid, 7)) if pid else "",
-        sex=_SEX.get(message.component(pid, 8).upper(), "") if pid else "",
-        visit=message.component(pv1, 19) if pv1 else "",
-        location=location_of(message, pv1, 3),
+        family_name=message.component(pid, PID.NAME) if pid else "",
+        given_name=message.component(pid, PID.NAME, 2) if pid else "",
+        birth_date=_date(message.component(pid, PID.BIRTH_TIME)) if pid else "",
+        sex=_SEX.get(message.component(pid, PID.SEX).upper(), "") if pid else "",
+        visit=message.component(pv1, PV1.VISIT_NUMBER) if pv1 else "",
+        location=location_of(message, pv1, PV1.LOCATION),
     )
     return None if encounter == Encounter() else encounter
 
@@ -119,15 +118,14 @@ def change_of(message: Message, beds: BedMap, received: float) -> EncounterChang
     Raises:
         HL7Error: the trigger event is not one of `ADT_EVENTS` (201), or the message names no bed at all (204).
     """
-    trigger = message.component(message.msh, 9, 2)
+    trigger = message.component(message.msh, MSH.TYPE, 2)
     event = ADT_EVENTS.get(trigger)
     if event is None:
         known = ", ".join(ADT_EVENTS)
         raise HL7Error("event_unknown", f"this ADT event is not supported; supported are {known}", code=201,
                        location="MSH^1^9^1^2", reject=True)  # fmt: skip
-    pid = next((s for s in message.segments if s.name == b"PID"), None)
-    pv1 = next((s for s in message.segments if s.name == b"PV1"), None)
-    here, there = location_of(message, pv1, 3), location_of(message, pv1, 6)
+    pid, pv1 = message.first(b"PID"), message.first(b"PV1")
+    here, there = location_of(message, pv1, PV1.LOCATION), location_of(message, pv1, PV1.PRIOR_LOCATION)
     present, prior = beds.bed(here), beds.bed(there)
     if event is EncounterEvent.DISCHARGE and present is None:
         # After a discharge some systems leave PV1-3 empty and name the bed that became free in PV1-6.
@@ -148,12 +146,10 @@ def change_of(message: Message, beds: BedMap, received: float) -> EncounterChang
 def _identifiers(message: Message, pid: Segment) -> tuple[str, ...]:
     """PID-3's repetitions as ``id^^^authority^type``; those without an id (``^^^^PI``) say nothing."""
     found: list[str] = []
-    for repetition in pid.repetitions(3):
-        parts = [message.text(part) for part in repetition.split(message.delimiters.component)]
+    for repetition in pid.repetitions(PID.IDENTIFIERS):
+        parts = [*message.component_form(repetition).split("^"), "", "", "", ""]
         if parts[0]:
-            authority = parts[3] if len(parts) > 3 else ""
-            kind = parts[4] if len(parts) > 4 else ""
-            found.append(f"{parts[0]}^^^{authority}^{kind}".rstrip("^"))
+            found.append(f"{parts[0]}^^^{parts[3]}^{parts[4]}".rstrip("^"))
     return tuple(found)
 
 

@@ -18,30 +18,15 @@ import numpy as np
 
 from agent.core.ecg import Channel, ChannelKind, Encounter, Fault, FloatArray, Lead, Samples
 from agent.core.errors import DeepECGError
-from agent.core.nomenclature import CODE_OF_LEAD, DERIVED_LEAD_BY_ID, ECG_ELEC_POTL, ECG_LEAD, LEAD_BY_ID, MCL_ID, V_ID
+from agent.core.nomenclature import CODE_OF_LEAD, Term, term_of_code, term_of_name, unit_of
 
 INVALID = -32768
 """The int16 that marks an invalid sample."""
 
 _LATEST = 4102444800.0  # 2100-01-01: a clock beyond it counts other units than it says
 QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(\S*)\s*")
-MILLIVOLTS = {"V": 1e3, "mV": 1.0, "uV": 1e-3, "µV": 1e-3, "μV": 1e-3, "nV": 1e-6}
-
-_ECG_BASES = (ECG_ELEC_POTL, ECG_LEAD)
-_LEAD_BY_ID = {number: (lead, False) for number, lead in LEAD_BY_ID.items()} | {
-    number: (lead, True) for number, lead in DERIVED_LEAD_BY_ID.items()
-}
-"""MDC lead id → lead, and whether the id itself says that the device computed it."""
-_LEAD_BY_NAME = {lead.upper(): lead for lead in Lead}
-_UNASSIGNED = {"V": ECG_ELEC_POTL + V_ID, "MCL": ECG_ELEC_POTL + MCL_ID, "ECG": ECG_ELEC_POTL}
-"""ECG electrodes that are none of the twelve: they reach the page and the beat detector, never the network."""
-_OTHER_KINDS: dict[int, tuple[ChannelKind, str, str]] = {
-    150452: (ChannelKind.PLETH, "PLETH", "1"),
-    150016: (ChannelKind.ABP, "P", "mm[Hg]"),
-    150032: (ChannelKind.ABP, "ART", "mm[Hg]"),
-    150036: (ChannelKind.ABP, "ABP", "mm[Hg]"),
-    151780: (ChannelKind.RESP, "RESP", "Ohm"),
-}
+_MAY_BE_QUOTED = re.compile(r"[A-Za-z]{0,4}[0-9]{1,2}|[IVXaRLFivx]{1,5}")
+"""What has the shape of a lead's name (``V7``, ``CM5``, ``VII``) and so cannot be a patient's."""
 
 
 class Reason(StrEnum):
@@ -143,18 +128,20 @@ def ecg_block(
 def channel_of(
     code: int, rate: float, filter_label: str, *, derived: bool = False, label: str = "", unit: str = ""
 ) -> Channel:
-    """The channel of an MDC code: kind, lead, unit and label where the sender gives none; the rate is checked."""
-    for base in _ECG_BASES:
-        if 0 <= code - base < 256:
-            lead, computed = _LEAD_BY_ID.get(code - base, (None, False))
-            if not 100.0 <= rate <= 1000.0:
-                raise refused(Reason.RATE, "ECG has 100 to 1000 samples per second; resample it, or correct rate")
-            name = label or (lead.value if lead else str(code))
-            return Channel(ChannelKind.ECG, code, name, "mV", rate, lead, derived or computed, filter_label)
-    if not 0.0 < rate <= 100_000.0:
+    """The channel of an MDC code: kind, lead, unit and label where the sender gives none; the rate is checked.
+
+    ``unit`` is what the values will be in: ECG is in mV whatever it says, for decoders convert.
+    """
+    term = term_of_code(code) or Term(code, "", str(code) if code else "", ChannelKind.OTHER, "1")
+    if term.kind is ChannelKind.ECG:
+        if not 100.0 <= rate <= 1000.0:
+            raise refused(Reason.RATE, "ECG has 100 to 1000 samples per second; resample it, or correct rate")
+        unit = term.unit
+    elif not 0.0 < rate <= 100_000.0:
         raise refused(Reason.RATE, "a channel has more than 0 and at most 100000 samples per second; correct rate")
-    kind, name, own = _OTHER_KINDS.get(code, (ChannelKind.OTHER, str(code) if code else "", "1"))
-    return Channel(kind, code, label or name, unit or own, rate, None, derived, filter_label)
+    return Channel(
+        term.kind, code, label or term.label, unit or term.unit, rate, term.lead, derived or term.derived, filter_label
+    )
 
 
 def no_lead_twice(channels: Sequence[Channel]) -> None:
@@ -166,16 +153,22 @@ def no_lead_twice(channels: Sequence[Channel]) -> None:
 
 def known_lead(name: str) -> bool:
     """Whether `code_of_lead` knows the name."""
-    name = name.upper().removeprefix("MDC_ECG_ELEC_POTL_").removeprefix("MDC_ECG_LEAD_")
-    return name in _LEAD_BY_NAME or name in _UNASSIGNED
+    term = term_of_name(name)
+    return term is not None and term.kind is ChannelKind.ECG
 
 
 def code_of_lead(name: object) -> int:
-    """The MDC code of a lead's name, as ``II``, ``aVR`` in any case, or ``MDC_ECG_ELEC_POTL_II``."""
-    if not isinstance(name, str) or not known_lead(name):
-        raise refused(Reason.CHANNELS, "a name is no lead; use I, II, III, aVR, aVL, aVF, V1 to V6, V, MCL or ECG")
-    name = name.upper().removeprefix("MDC_ECG_ELEC_POTL_").removeprefix("MDC_ECG_LEAD_")
-    return CODE_OF_LEAD[_LEAD_BY_NAME[name]] if name in _LEAD_BY_NAME else _UNASSIGNED[name]
+    """The MDC code of a lead's name, however it is spelt: ``II``, ``avr``, ``MLII``, ``MDC_ECG_ELEC_POTL_II``.
+
+    V, MCL and ECG have codes and no lead: they reach the page and the beat detector, never the network.
+    """
+    term = term_of_name(name) if isinstance(name, str) else None
+    if term is None or term.kind is not ChannelKind.ECG:
+        what = name if isinstance(name, str) and _MAY_BE_QUOTED.fullmatch(name) else "a name"
+        raise refused(
+            Reason.CHANNELS, f"{what} is no lead; use I, II, III, aVR, aVL, aVF, V1 to V6, MLII, V, MCL or ECG"
+        )
+    return term.code if term.lead is None or term.derived else CODE_OF_LEAD[term.lead]
 
 
 def is_finite(value: object) -> TypeGuard[int | float]:
@@ -194,8 +187,9 @@ def scale_of(value: object) -> float:
 
 def rate_of(value: object) -> float:
     """Samples per second, of a number, ``"250/s"`` or ``"250 Hz"``."""
-    if isinstance(value, str) and (found := QUANTITY.fullmatch(value[:40])) and found[2] in {"", "/s", "Hz"}:
-        value = float(found[1])
+    if isinstance(value, str) and (found := QUANTITY.fullmatch(value[:40])):
+        unit = unit_of(found[2] or "Hz")
+        value = float(found[1]) if unit is not None and unit.ucum == "Hz" else None
     if not is_finite(value) or not 0.0 < value <= 100_000.0:
         raise refused(Reason.RATE, "rate must be a number of samples per second, as 500 or 250/s")
     return float(value)

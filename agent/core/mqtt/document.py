@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from agent.core.ecg import Channel, ChannelKind, FloatArray, Samples
 from agent.core.mqtt.block import (
     INVALID,
-    MILLIVOLTS,
     QUANTITY,
     Block,
     Limits,
@@ -33,7 +32,7 @@ from agent.core.mqtt.block import (
     sequence_of,
     time_of,
 )
-from agent.core.nomenclature import CODE_OF_LEAD
+from agent.core.nomenclature import CODE_OF_LEAD, millivolts_per, unit_of
 
 CBOR_TYPE = "application/cbor"
 JSON_TYPE = "application/json"
@@ -144,9 +143,10 @@ def _resolution(value: object, offset: OffsetBinary) -> float:
         return scale_of(offset.microvolts / 1e3)
     if isinstance(value, str):
         found = QUANTITY.fullmatch(value[:40])
-        if found is None or found[2] not in MILLIVOLTS:
+        factor = millivolts_per(found[2]) if found else None
+        if found is None or factor is None:
             raise refused(Reason.SCALE, "resolution must be a quantity with V, mV, uV or nV, as 1.5uV")
-        return scale_of(float(found[1]) * MILLIVOLTS[found[2]])
+        return scale_of(float(found[1]) * factor)
     return scale_of(value / 1e3 if is_finite(value) else None)
 
 
@@ -175,11 +175,14 @@ class _Builder:
     ) -> None:
         if len(self._channels) >= self._limits.channels:
             raise refused(Reason.CHANNELS, f"a block has at most {self._limits.channels} channels")
-        channel = channel_of(code, rate or self.rate, self._filter, derived=derived, label=label, unit=unit)
-        if channel.kind is ChannelKind.ECG and unit:
-            if unit not in MILLIVOLTS:
-                raise refused(Reason.SCALE, "an ECG channel's unit must be V, mV, uV or nV")
-            scale = scale_of(scale * MILLIVOLTS[unit])
+        known = unit_of(unit) if unit else None
+        channel = channel_of(
+            code, rate or self.rate, self._filter, derived=derived, label=label, unit=known.ucum if known else unit
+        )
+        if channel.kind is ChannelKind.ECG and unit and (known is None or known.ucum != channel.unit):
+            raise refused(Reason.SCALE, "an ECG channel's unit must be V, mV, uV or nV")
+        if known is not None:
+            scale = scale_of(scale * known.factor)
         numbers = _numbers(values, self._limits.samples)
         if bounds is not None and np.any((numbers < bounds[0]) | (numbers > bounds[1])):
             raise refused(

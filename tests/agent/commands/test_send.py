@@ -22,7 +22,7 @@ from agent.config import Config, load
 from agent.core.ecg import Event, Samples
 from agent.ops.metrics import Metrics, totals
 from agent.ops.tls import TlsError, TlsSettings
-from agent.sources.hl7 import HL7Source
+from agent.sources.hl7.server import HL7Source
 from agent.sources.mqtt import MqttSource
 
 BED = "north/icu/7"

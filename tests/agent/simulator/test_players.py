@@ -16,8 +16,8 @@ from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics
 from agent.simulator.monitors import CADENCE, bed_lookup
 from agent.simulator.players import Answer, PayloadKind, Signal, Tally, play_hl7, play_mqtt
-from agent.sources.hl7 import HL7Source
-from agent.sources.hl7_settings import HL7SourceSettings
+from agent.sources.hl7.server import HL7Source
+from agent.sources.hl7.settings import HL7SourceSettings
 from agent.sources.mqtt import MqttSource, MqttSourceSettings
 
 BED = "demo/ward/01"
@@ -74,8 +74,10 @@ async def test_hl7(signal: Signal, dialect: str) -> None:
             ),
         ]
         first = await asyncio.wait_for(queue.get(), 10)
-        await asyncio.sleep(0.2)
-        await _end(tasks)
+        async with asyncio.timeout(10):
+            while not tally.sent:
+                await asyncio.sleep(0.001)
+        await _end(tasks[::-1])  # the player first, or it would miss an answer
     assert isinstance(first, Samples)
     assert first.bed == BED
     assert first.transport == "hl7"

@@ -17,10 +17,11 @@ from agent.ops.metrics import Metrics
 from agent.sources.replay import (
     ReplayError,
     ReplaySource,
+    bed_of,
     channel_from_name,
     read_record,
     records_under,
-    wfdb_samples,
+    samples_from_recording,
 )
 
 
@@ -38,7 +39,7 @@ def record(tmp_path: Path) -> Path:
 
 def test_blocks_of_one_second_and_the_rest(record: Path) -> None:
     whole = read_record(record)
-    blocks = list(wfdb_samples(record, start=1000.0))
+    blocks = list(samples_from_recording(whole, bed_of(whole.name), start=1000.0))
     assert [len(block.values[0]) for block in blocks] == [250, 250, 250, 125]
     assert [block.start for block in blocks] == [1000.0, 1001.0, 1002.0, 1003.0]
     assert [block.sequence for block in blocks] == [0, 1, 2, 3]
@@ -52,7 +53,8 @@ def test_blocks_of_one_second_and_the_rest(record: Path) -> None:
 
 def test_a_record_of_whole_seconds_has_no_empty_block(tmp_path: Path) -> None:
     wfdb.wrsamp("two", 100, ["mV"], ["II"], np.zeros((200, 1)), fmt=["16"], write_dir=str(tmp_path))
-    assert [len(block.values[0]) for block in wfdb_samples(tmp_path / "two.hea")] == [100, 100]
+    blocks = samples_from_recording(read_record(tmp_path / "two.hea"), "a/b/c")
+    assert [len(block.values[0]) for block in blocks] == [100, 100]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,11 @@ def test_a_record_of_whole_seconds_has_no_empty_block(tmp_path: Path) -> None:
         ("ABP", "mmHg", ChannelKind.ABP, None, 150036, "mm[Hg]", 1.0),
         ("PLETH", "NU", ChannelKind.PLETH, None, 150452, "1", 1.0),
         ("RESP", "NU", ChannelKind.RESP, None, 151780, "1", 1.0),
-        ("CO2", "kPa", ChannelKind.OTHER, None, 0, "kPa", 1.0),
+        ("CO2", "kPa", ChannelKind.OTHER, None, 0, "mm[Hg]", 7.50062),
+        ("O2", "vol%", ChannelKind.OTHER, None, 0, "vol%", 1.0),
+        ("Lead II", "millivolts", ChannelKind.ECG, Lead.II, 131330, "mV", 1.0),
+        ("DII", "µV", ChannelKind.ECG, Lead.II, 131330, "mV", 1e-3),
+        ("PLETH", "furlongs", ChannelKind.PLETH, None, 150452, "furlongs", 1.0),
     ],
 )
 def test_channel_names(
@@ -79,11 +85,20 @@ def test_channel_names(
     assert (channel.label, channel.rate) == (name, 250.0)
 
 
+def test_a_lead_in_an_unknown_unit_is_refused_by_name() -> None:
+    with pytest.raises(ReplayError, match="Channel II is in furlongs"):
+        channel_from_name("II", "furlongs", 250.0)
+
+
 async def test_a_full_queue_holds_the_reader_back(record: Path) -> None:
     metrics, queue = Metrics(), asyncio.Queue[Event](1)
     task = asyncio.create_task(ReplaySource(record, metrics).run(queue))
-    await asyncio.sleep(0.3)
-    assert queue.full()
+    async with asyncio.timeout(10):
+        while not queue.full():
+            await asyncio.sleep(0.001)
+    for _ in range(10):  # nothing but the full queue keeps the reader from going on
+        await asyncio.sleep(0)
+    assert queue.qsize() == 1
     assert not task.done()
     got = [await queue.get() for _ in range(4)]
     await asyncio.wait_for(task, 5)
@@ -142,12 +157,11 @@ def test_without_wfdb_one_clear_sentence(record: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.data
 def test_real_records(data_dir: Path) -> None:
-    blocks = wfdb_samples(data_dir / "mitdb" / "100")
-    first = next(blocks)
+    first = next(samples_from_recording(read_record(data_dir / "mitdb" / "100"), "a/b/c"))
     assert [channel.lead for channel in first.channels] == [Lead.II, Lead.V5]
     assert [len(values) for values in first.values] == [360, 360]
     assert 0.3 < float(np.ptp(first.values[0])) < 3.0
-    alarm = next(wfdb_samples(data_dir / "cinc2015_alarms" / "a103l"))
+    alarm = next(samples_from_recording(read_record(data_dir / "cinc2015_alarms" / "a103l"), "a/b/c"))
     assert [(channel.kind, channel.lead) for channel in alarm.channels] == [
         (ChannelKind.ECG, Lead.II),
         (ChannelKind.ECG, None),

@@ -17,7 +17,7 @@ from agent.core.labels import index_of
 from agent.core.leads import LEAD_INDEX, derive
 from agent.core.preprocessing import Preprocessing, prepare
 from agent.core.windows.windower import Windower, WindowingSettings
-from agent.sources.replay import bed_of, wfdb_samples
+from agent.sources.replay import bed_of, read_record, samples_from_recording
 from training.data import DatasetSettings, Source, WindowTable, evidence_counts
 from training.data.prepare import prepare as prepare_dataset
 from training.data.prepare import recordings
@@ -63,8 +63,10 @@ def test_training_windows_are_the_line_s_own(dataset: Path, data_dir: Path) -> N
     """The same record replayed through the windower gives the same network input: training sees what serving does."""
     table = WindowTable.open(dataset)
     windower = Windower(WindowingSettings())
-    start = 1000.0 + crc32(bed_of("data_92_19").encode()) % 5  # on the grid of the record's bed
-    blocks = islice(wfdb_samples(data_dir / "cpsc2021_af" / "data_92_19", start=start), 60)
+    bed = bed_of("data_92_19")
+    start = 1000.0 + crc32(bed.encode()) % 5  # on the grid of the record's bed
+    recording = read_record(data_dir / "cpsc2021_af" / "data_92_19")
+    blocks = islice(samples_from_recording(recording, bed, start=start), 60)
     windows = [made for block in blocks for made in windower.push(block) if isinstance(made, Window)]
     assert len(windows) >= 9
     for window in windows:

@@ -16,7 +16,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from agent.core.ecg import FloatArray
-from training.data.readers.files import MILLIVOLTS, age, pick_leads, sex
+from agent.core.nomenclature import millivolts_per, unit_of
+from training.data.readers.files import age, pick_leads, sex
 from training.data.readers.xml import begins_with, decimal, files, parse
 from training.data.recording import Pending, Pendings, Recording, Source, UnreadableError
 
@@ -24,7 +25,6 @@ ROOT = "AnnotatedECG"
 _TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
 _LEAD = "MDC_ECG_LEAD_"
 _INTERPRETATION = "MDC_ECG_INTERPRETATION"
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 def recognise(folder: Path) -> bool:
@@ -94,17 +94,17 @@ def _rhythm(series: Element) -> tuple[float, list[str], FloatArray]:
 
 def _rate(value: Element) -> float:
     step = decimal(_attribute(value, "increment", "value"), "the time's increment")
-    factor = _SECONDS.get(_attribute(value, "increment", "unit") or "s")
-    if factor is None or step <= 0:
+    unit = unit_of(_attribute(value, "increment", "unit") or "s")
+    if unit is None or unit.ucum != "s" or step <= 0:
         raise UnreadableError("the time's increment is not a number of s, ms or us above 0")
-    return round(1.0 / (step * factor), 6)
+    return round(1.0 / (step * unit.factor), 6)
 
 
 def _samples(value: Element, name: str) -> FloatArray:
     """(n,) mV: origin + scale · digit, each with its own unit."""
     numbers = {}
     for part in ("origin", "scale"):
-        factor = MILLIVOLTS.get(_attribute(value, part, "unit").lower())
+        factor = millivolts_per(_attribute(value, part, "unit"))
         if factor is None:
             raise UnreadableError(f"the {part} of lead {name} is not in uV, mV or V")
         numbers[part] = factor * decimal(_attribute(value, part, "value"), f"the {part} of lead {name}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
+from agent.core.nomenclature import millivolts_per
 from training.data.codes import from_snomed
 from training.data.readers.files import Lookup, age, number, pick_leads, rows, sex, walk
 from training.data.recording import Pending, Pendings, Recording, Source
@@ -42,11 +43,12 @@ def header(text: str) -> tuple[float, list[str], list[float], list[float], dict[
     names, gains, baselines = [], [], []
     for line in (line for line in lines[1:] if not line.startswith("#")):
         fields = line.split()
-        match = re.fullmatch(r"([0-9.]+)(?:\(([-0-9]+)\))?/(mV|uV)", fields[2], re.IGNORECASE)
-        if match is None:
+        match = re.fullmatch(r"([0-9.]+)(?:\(([-0-9]+)\))?/(\S+)", fields[2])
+        factor = millivolts_per(match[3]) if match else None
+        if match is None or factor is None:
             raise ValueError(f"gain {fields[2]!r} is not in units per mV")
         names.append(fields[-1])
-        gains.append(float(match[1]) * (1000.0 if match[3].lower() == "uv" else 1.0))
+        gains.append(float(match[1]) / factor)
         baselines.append(float(match[2] or fields[4]))
     comments = dict(line[1:].split(":", 1) for line in lines if line.startswith("#") and ":" in line)
     return rate, names, gains, baselines, {key.strip(): value.strip() for key, value in comments.items()}

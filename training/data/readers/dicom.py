@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from agent.core.ecg import FloatArray
-from agent.core.nomenclature import DERIVED_LEAD_BY_ID, LEAD_BY_ID
+from agent.core.nomenclature import ECG_LEAD, term_of_code
 from training.data.readers.files import age, has, pick_leads, sex, walk
 from training.data.recording import Pending, Pendings, Recording, Source, UnreadableError
 
 ECG_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.9.1.{i}" for i in (1, 2, 3))
 """SOP classes: twelve-lead, general and ambulatory ECG waveform storage."""
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
-_LEADS = DERIVED_LEAD_BY_ID | LEAD_BY_ID
 
 
 def recognise(folder: Path) -> bool:
@@ -73,8 +72,8 @@ def _lead(channel: Any) -> str:
     source = channel.ChannelSourceSequence[0]
     scheme, code = str(source.CodingSchemeDesignator), str(source.CodeValue)
     number = code.rpartition(":" if scheme == "MDC" else "-")[2]
-    lead = _LEADS.get(int(number)) if scheme in {"MDC", "SCPECG"} and number.isdecimal() else None
-    return lead or ""
+    term = term_of_code(ECG_LEAD + int(number)) if scheme in {"MDC", "SCPECG"} and number.isdecimal() else None
+    return (term and term.lead) or ""
 
 
 def _channels(file: Any, index: int) -> tuple[list[str], list[str], FloatArray]:

@@ -6,23 +6,14 @@ import csv
 import gzip
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agent.core.ecg import FloatArray, Lead
-
-LEAD_OF_NAME: Mapping[str, Lead] = {
-    **{lead.upper(): lead for lead in Lead},
-    **{f"D{lead}": lead for lead in (Lead.I, Lead.II, Lead.III)},  # "derivação": CODE-15's and other Latin names
-    "MLII": Lead.II,  # modified lead II, electrodes on the torso: what a ward monitor calls II
-}
-"""Channel name in capitals to lead. Absent on purpose: ``V`` and ``MCL``, whose place on the chest is not told."""
-
-MILLIVOLTS: Mapping[str, float] = {"v": 1000.0, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
-"""Unit in small letters to mV; both Unicode signs for micro."""
+from agent.core.nomenclature import millivolts_per, term_of_name
 
 OLDEST = 120.0
 
@@ -53,17 +44,21 @@ def pick_leads(
     """The rows (channels, n) that are one of the twelve leads, in mV; what the others are, as notes."""
     leads: list[Lead] = []
     kept: list[int] = []
+    factors: list[float] = []
     notes: list[str] = []
     for i, (name, unit) in enumerate(zip(names, units, strict=True)):
-        lead = LEAD_OF_NAME.get(name.strip().upper())
-        if lead is None or unit.lower() not in MILLIVOLTS:
+        term, factor = term_of_name(name), millivolts_per(unit)
+        if term is None or term.lead is None:
             notes.append(f"channel {name} ({unit}) is none of the twelve leads")
-        elif lead in leads:
-            notes.append(f"channel {name} repeats lead {lead}")
+        elif factor is None:
+            notes.append(f"channel {name} is lead {term.lead}, but its unit {unit!r} is no voltage that is known here")
+        elif term.lead in leads:
+            notes.append(f"channel {name} repeats lead {term.lead}")
         else:
-            leads.append(lead)
+            leads.append(term.lead)
             kept.append(i)
-    scale = np.array([MILLIVOLTS[units[i].lower()] for i in kept], np.float32)
+            factors.append(factor)
+    scale = np.array(factors, np.float32)
     return tuple(leads), np.ascontiguousarray(rows[kept] * scale[:, None], np.float32), tuple(notes)
 
 

@@ -27,7 +27,6 @@ from training.data.recording import Pending, Pendings, Recording, Source, Unread
 
 ROOT = "RestingECG"
 INVALID = -32768
-_UNITS = {"MICROVOLTS": "uV", "MILLIVOLTS": "mV"}
 _YEARS = {"YEARS": 1.0, "MONTHS": 1 / 12, "WEEKS": 7 / 365.25, "DAYS": 1 / 365.25, "HOURS": 0.0}
 
 
@@ -96,7 +95,7 @@ def _leads(rhythm: Element) -> tuple[list[str], list[str], FloatArray, list[str]
         values = counts.astype(np.float32) * np.float32(scale)
         values[counts == INVALID] = np.nan
         names.append(name)
-        units.append(_UNITS.get(text(lead, "LeadAmplitudeUnits", "MICROVOLTS").upper(), "?"))
+        units.append(text(lead, "LeadAmplitudeUnits", "MICROVOLTS"))
         rows.append(values)
     if not rows:
         raise UnreadableError("its rhythm has no lead")

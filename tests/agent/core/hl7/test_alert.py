@@ -19,9 +19,10 @@ from agent.core.hl7.alert import (
     Hl7AlertSettings,
     message_from_alert,
     parse_acknowledgement,
-    segments_from_message,
     watchdog_message,
 )
+from agent.core.hl7.message import parse
+from agent.core.hl7.patient import encounter_of
 from agent.core.labels import LABELS
 
 SETTINGS = Hl7AlertSettings(
@@ -68,7 +69,8 @@ def parsed(message: bytes) -> Any:
 
 
 def segments(message: bytes, name: str) -> list[list[str]]:
-    return [segment for segment in segments_from_message(message) if segment[0] == name]
+    found = [segment for segment in parse(message).segments if segment.name == name.encode()]
+    return [[field.decode() for field in segment.fields] for segment in found]
 
 
 def facets(message: bytes) -> dict[str, list[str]]:
@@ -205,8 +207,27 @@ def test_no_content_breaks_the_structure(texts: list[str], time: float, probabil
     )
     message = message_from_alert(alert, SETTINGS)
     assert not {0x0B, 0x1C, 0x0A} & set(message)
-    names = [segment[0] for segment in segments_from_message(message)]
-    assert names == ["MSH", "PID", "PV1", "OBR", *["OBX"] * (9 if probability is not None else 8)]
+    names = [segment.name for segment in parse(message).segments]
+    assert names == [b"MSH", b"PID", b"PV1", b"OBR", *[b"OBX"] * (9 if probability is not None else 8)]
+
+
+def test_what_came_in_with_escapes_goes_out_as_it_came() -> None:
+    body = (
+        "MSH|^~\\&|A|F|||1||ADT^A01|1|P|2.6\r"
+        r"PID|1||7\S\7\T\1^^^H&1.2&ISO^MR~8||O\T\Neil^Jo" + "\r" + r"PV1|1|I|A\T\B^2^1&x^H" + "\r"
+    )
+    message = parse(body.encode())
+    who = encounter_of(message, message.segments[1], message.segments[2])
+    out = message_from_alert(dataclasses.replace(START, encounter=who), SETTINGS)
+    assert segments(out, "PID")[0][3] == r"7\S\7\T\1^^^H&1.2&ISO^MR~8"
+    assert segments(out, "PID")[0][5] == r"O\T\Neil^Jo^^^^^L"
+    assert segments(out, "PV1")[0][3] == r"A\T\B^2^1&x^H"
+
+
+def test_a_configured_name_cannot_break_the_header() -> None:
+    odd = SETTINGS.model_copy(update={"sending_facility": "A|B\r", "profile": "one^x~two^y"})
+    header = segments(message_from_alert(START, odd), "MSH")[0]
+    assert (header[4], header[21]) == (r"A\F\B\X0D\ ".strip(), "one^x~two^y")
 
 
 def test_a_time_that_is_no_date_is_left_empty() -> None:

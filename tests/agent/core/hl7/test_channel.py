@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.core.ecg import Channel, ChannelKind, Lead
-from agent.core.hl7.channel import DescriptionError, Facet, Rules, channel, describe
+from agent.core.hl7.channel import DescriptionError, Facet, Rules, agreed, channel, describe, rate_from, unit_of_field
 
 PLAIN = Rules(always_hertz=False, dimensionless_mv=None, sentinels=())
 HZ = Facet("rate", b"250", b"264608^MDC_DIM_PER_SEC^MDC")
@@ -62,3 +62,106 @@ def test_a_flaw_names_the_facet(facets: tuple[Facet, ...], reason: str, at: int 
     with pytest.raises(DescriptionError) as caught:
         describe(b"131329", b"uV", facets, b"^", PLAIN)
     assert (caught.value.reason, caught.value.facet) == (reason, at)
+
+
+# Code and RefId -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "ref_id", "lead", "derived"),
+    [
+        (131329, "MDC_ECG_ELEC_POTL_I", Lead.I, False),
+        (131330, "MDC_ECG_LEAD_II", Lead.II, False),
+        (131389, "", Lead.III, False),
+        (131390, "MDC_ECG_ELEC_POTL_AVR", Lead.AVR, False),
+        (131391, "MDC_ECG_ELEC_POTL_aVL", Lead.AVL, False),
+        (131336, "MDC_ECG_ELEC_POTL_V6", Lead.V6, False),
+        (0, "MDC_ECG_ELEC_POTL_V3", Lead.V3, False),
+        (131395, "MDC_ECG_ELEC_POTL_V", None, False),
+        (131403, "MDC_ECG_ELEC_POTL_MCL", None, False),
+        (131328, "MDC_ECG_ELEC_POTL", None, False),
+        (131340, "MDC_ECG_ELEC_POTL_V3R", None, False),
+        (131103, "", Lead.I, True),
+        (131183, "MDC_ECG_LEAD_DIII", Lead.III, True),
+        (131204, "", None, True),
+    ],
+)
+def test_code_and_ref_id_of_ecg(code: int, ref_id: str, lead: Lead | None, derived: bool) -> None:
+    found = agreed(code, ref_id)
+    assert found is not None
+    assert (found.kind, found.lead, found.derived) == (ChannelKind.ECG, lead, derived)
+
+
+@pytest.mark.parametrize(
+    ("code", "ref_id", "kind"),
+    [
+        (150452, "MDC_PULS_OXIM_PLETH", ChannelKind.PLETH),
+        (150036, "MDC_PRESS_BLD_ART_ABP", ChannelKind.ABP),
+        (150032, "", ChannelKind.ABP),
+        (151780, "MDC_IMPED_TTHOR", ChannelKind.RESP),
+        (0, "Paw", ChannelKind.OTHER),
+        (150452, "Pleth", ChannelKind.PLETH),
+        (999999, "MDC_SOMETHING_ELSE", ChannelKind.OTHER),
+        (0, "", ChannelKind.OTHER),
+    ],
+)
+def test_code_and_ref_id_of_other_waves(code: int, ref_id: str, kind: ChannelKind) -> None:
+    found = agreed(code, ref_id)
+    assert found is not None
+    assert found.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("code", "ref_id"),
+    [
+        (131331, "MDC_ECG_LEAD_III"),
+        (131310, "MDC_ECG_ELEC_POTL_I"),
+        (131330, "MDC_PULS_OXIM_PLETH"),
+        (149504, "MDC_PULS_OXIM_PLETH"),
+        (131329, "MDC_ECG_ELEC_POTL_X7"),
+        (150036, "MDC_PRESS_BLD_VEN_CENT"),
+        (131329, "MDC_ECG_ELEC_POTL"),
+    ],
+)
+def test_a_code_and_a_ref_id_that_disagree_mean_nothing(code: int, ref_id: str) -> None:
+    assert agreed(code, ref_id) is None
+
+
+# OBX-6 ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("identifiers", "expected"),
+    [
+        (("266418", "MDC_DIM_MILLI_VOLT", "MDC"), ("mV", 1.0)),
+        (("uV", "uV", "UCUM"), ("mV", 1e-3)),
+        (("µV",), ("mV", 1e-3)),
+        (("10.mV/4096", "10.mV/4096", "UCUM"), ("mV", 10 / 4096)),
+        (("10.\u00b5V/4096",), ("mV", 0.01 / 4096)),
+        (("2.44uV",), ("mV", 2.44e-3)),
+        (("262656", "MDC_DIM_DIMLESS", "MDC"), ("1", 1.0)),
+        ((), ("1", 1.0)),
+        (("mm[Hg]", "mm[Hg]", "UCUM"), ("mm[Hg]", 1.0)),
+        (("furlong",), None),
+        (("10.furlong/4096",), None),
+        (("1.mV/0",), None),
+    ],
+)
+def test_units(identifiers: tuple[str, ...], expected: tuple[str, float] | None) -> None:
+    found = unit_of_field(identifiers)
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.ucum == expected[0]
+        assert found.factor == pytest.approx(expected[1])
+
+
+def test_rates() -> None:
+    assert rate_from(500, ("264608", "MDC_DIM_PER_SEC", "MDC"), always_hertz=False) == 500
+    assert rate_from(240, ("s", "s", "UCUM"), always_hertz=True) == 240
+    assert rate_from(240, ("s", "s", "UCUM"), always_hertz=False) is None
+    assert rate_from(0.004, ("s",), always_hertz=False) == pytest.approx(250)
+    assert rate_from(2, ("ms",), always_hertz=False) == pytest.approx(500)
+    assert rate_from(2, ("furlong",), always_hertz=False) is None
+    assert rate_from(0, ("s",), always_hertz=False) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,12 @@ from agent.core.ecg import (
     Samples,
     SourceAlarm,
 )
-from agent.core.hl7.decode import Decoded, acknowledge, answers, decode, refuse
+from agent.core.hl7.acknowledgement import acknowledge, answers
+from agent.core.hl7.decode import Decoded, decode, refuse
 from agent.core.hl7.message import FAULT_REASONS, HL7Error
 from agent.core.hl7.patient import BedMap
 from agent.simulator import monitors
-from agent.sources.hl7_settings import load_dialects
+from agent.sources.hl7.settings import load_dialects
 
 DIALECTS = load_dialects()
 BED = "demo/icu/b1"
@@ -325,10 +325,9 @@ MEGA = 8 * 1024 * 1024
     ],
     ids=range(17),
 )
+@pytest.mark.timeout(30)  # each takes under a second; work that grows with the square would take minutes
 def test_no_message_within_the_limit_keeps_the_others_waiting(message: bytes) -> None:
-    began = time.process_time()
     survives(message)
-    assert time.process_time() - began < 3.0
 
 
 def test_the_data_files_name_distinct_dialects() -> None:

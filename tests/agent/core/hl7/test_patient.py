@@ -62,6 +62,10 @@ def test_sex_by_table_0001(sent: str, kept: str) -> None:
         ("ICU^^a/b", None),
         ("IC+U^^1", None),
         ("IC#U^^1", None),
+        (r"A\T\B^2^1", "main/A&B/1"),
+        (r"A\S\B^2^1", "main/A^B/1"),
+        (r"A\F\B&id^^1", "main/A|B/1"),
+        (r"A\X2F\B^^1", None),
     ],
 )
 def test_beds_by_template(location: str, bed: str | None) -> None:
@@ -129,4 +133,6 @@ def test_an_unknown_patient_stays_unknown() -> None:
 def test_a_location_is_given_in_standard_form() -> None:
     message = parse(b"MSH|*~\\&|A|F|||\rPV1|1|I|ICU*\\S\\*7~second\r")
     assert location_of(message, message.segments[1], 3) == "ICU^*^7"
+    caret = parse(b"MSH|*~\\&|A|F|||\rPV1|1|I|A^B*C\\T\\D&E*7\r")
+    assert location_of(caret, caret.segments[1], 3) == r"A\S\B^C\T\D&E^7"
     assert location_of(message, None, 3) == ""

@@ -10,7 +10,7 @@ import pytest
 from agent.core.ecg import ChannelKind, Lead
 from agent.core.hl7.message import HL7Error, parse
 from agent.core.hl7.waveform import Order, Wave, waves_of
-from agent.sources.hl7_settings import load_dialects
+from agent.sources.hl7.settings import load_dialects
 
 DIALECTS = {dialect.name: dialect for dialect in load_dialects()}
 OBR = "OBR|1|||69121^MDC_OBS_WAVE_CTS^MDC|||20231114221320.000+0000|20231114221322.000+0000"

@@ -52,6 +52,20 @@ def test_integers_with_a_scale() -> None:
     np.testing.assert_allclose(read(rate=250, scale=0.005, leads={"I": [0, 200, -200]}).values[0], [0, 1, -1])
 
 
+@pytest.mark.parametrize("name", ["MLII", "DII", "ECG II", "lead_ii", "MDC_ECG_LEAD_II"])
+def test_other_names_of_lead_ii(name: str) -> None:
+    for document in ({"rate": 360, "leads": {name: [1.0]}}, {name: [2047]}):
+        channel = read(**document).channels[0]
+        assert (channel.lead, channel.code, channel.label) == (Lead.II, 131330, "II")
+
+
+def test_what_has_the_shape_of_a_lead_is_named_in_the_refusal_and_nothing_else_is() -> None:
+    for name, quoted in (("V7", True), ("CM5", True), ("Canary", False), ("4711", False)):
+        with pytest.raises(PayloadError) as caught:
+            read(rate=250, leads={name: [1]})
+        assert (name in caught.value.fault.text) is quoted
+
+
 @pytest.mark.parametrize("name", ["aVR", "AVR", "avr", "MDC_ECG_ELEC_POTL_AVR", "MDC_ECG_LEAD_AVR"])
 def test_names_of_leads(name: str) -> None:
     assert read(rate=250, leads={name: [1]}).channels[0].lead is Lead.AVR
@@ -97,6 +111,23 @@ def test_units_of_an_ecg_channel_are_converted() -> None:
     block = read(rate=500, channels=[{"code": 131330, "unit": "uV", "values": [1000, -500]}])
     np.testing.assert_allclose(block.values[0], [1, -0.5])
     assert (block.channels[0].unit, block.channels[0].lead) == ("mV", Lead.II)
+
+
+@pytest.mark.parametrize(
+    ("code", "unit", "expected", "ucum"),
+    [
+        (131330, "microvolts", 0.12, "mV"),
+        (131330, "\u00b5V", 0.12, "mV"),
+        (131330, "\u03bcV", 0.12, "mV"),
+        (150036, "mmHg", 120, "mm[Hg]"),
+        (150036, "kPa", 900.0744, "mm[Hg]"),
+        (1, "furlong", 120, "furlong"),
+    ],
+)
+def test_a_unit_that_is_known_is_converted_and_another_kept(code: int, unit: str, expected: float, ucum: str) -> None:
+    block = read(rate=500, channels=[{"code": code, "unit": unit, "values": [120]}])
+    np.testing.assert_allclose(block.values[0], [expected], rtol=1e-6)
+    assert block.channels[0].unit == ucum
 
 
 def test_a_device_may_say_that_a_lead_is_derived() -> None:

@@ -26,6 +26,25 @@ def test_leads_are_named_and_scaled() -> None:
     assert notes == ("channel PLETH (NU) is none of the twelve leads", "channel DII repeats lead II")
 
 
+@pytest.mark.parametrize("name", ["MLII", "DII", "Lead II", "ECG II", "ECG_II", "MDC_ECG_ELEC_POTL_II", "ii"])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("millivolts", 1), ("microV", 1e-3), ("\u00b5V", 1e-3), ("\u03bcV", 1e-3), ("volts", 1e3)]
+)
+def test_usual_spellings_are_read(name: str, unit: str, factor: float) -> None:
+    leads, signal, notes = pick_leads([name], [unit], np.ones((1, 3), np.float32))
+    assert (leads, notes) == ((Lead.II,), ())
+    np.testing.assert_allclose(signal, factor)
+
+
+def test_a_lead_in_an_unknown_unit_is_left_out_and_the_unit_named() -> None:
+    leads, _, notes = pick_leads(["II", "V"], ["furlongs", "mV"], np.ones((2, 3), np.float32))
+    assert leads == ()
+    assert notes == (
+        "channel II is lead II, but its unit 'furlongs' is no voltage that is known here",
+        "channel V (mV) is none of the twelve leads",
+    )
+
+
 def test_a_walk_is_always_in_the_same_order(tmp_path: Path) -> None:
     for name in ("b/2.hea", "b/1.hea", "a/9.HEA", "0.hea", "b/1.dat"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from agent.core.hl7.decode import Header, header_of
+from agent.core.hl7.acknowledgement import Header, header_of
 from agent.core.hl7.message import parse
-from agent.sources.hl7_settings import Grant, HL7SourceSettings, Peer, Sender, load_dialects
+from agent.sources.hl7.settings import Grant, HL7SourceSettings, Peer, Sender, load_dialects
 
 HEADER: Header = header_of(parse(b"MSH|^~\\&|GW^x|MAIN|||1||ORU^R01|1|P|2.6\r"))
 

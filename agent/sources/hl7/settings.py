@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from agent.core.hl7.decode import Header
+from agent.core.hl7.acknowledgement import Header
 from agent.core.hl7.dialect import Dialect
 from agent.core.hl7.mllp import LIMIT
 from agent.core.hl7.patient import BedMap

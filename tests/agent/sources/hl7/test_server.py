@@ -1,4 +1,4 @@
-"""The HL7 server with real sockets: many senders, none of whom can hurt another."""
+"""The HL7 server with real sockets: many senders, none of whom can hurt another. What a message comes to: `session`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ import structlog
 from agent.core.ecg import (
     LEADS,
     Encounter,
-    EncounterChange,
     EncounterEvent,
     Event,
     FloatArray,
-    Phase,
     Samples,
-    SourceAlarm,
 )
 from agent.core.hl7.mllp import Decoder, encode
 from agent.core.hl7.patient import BedMap
 from agent.ops.metrics import Metrics
 from agent.ops.tls import TlsSettings, client_context
 from agent.simulator import monitors
-from agent.sources.hl7 import Grant, HL7Source, HL7SourceSettings, Sender
+from agent.sources.hl7.server import HL7Source
+from agent.sources.hl7.settings import Grant, HL7SourceSettings
 
 START = 1_700_000_000.0
 PATIENT = Encounter(("4711CANARY^^^H^MR",), "Canaryname", "Canarygiven", "19510203", "F", "VISITCANARY")
@@ -54,8 +52,20 @@ class Running:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.source.port, **options)
         return Sending(reader, writer, Decoder())
 
-    def count(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+    async def turns_away(self, context: ssl.SSLContext | None) -> bool:
+        """Whether a sender with this context (None: plain text) gets no answer, but the connection's end."""
+        try:
+            sender = await self.connect(ssl=context)
+            await sender.send(wave())
+            answered = await sender.answers(1)
+        except (ssl.SSLError, ConnectionError):
+            return True
+        sender.close()
+        return not answered
+
+    def count(self, name: str, **labels: str) -> float | None:
+        """None where nothing has been counted under these labels yet."""
+        return self.metrics.registry.get_sample_value(name, labels)
 
 
 @dataclass
@@ -82,6 +92,14 @@ class Sending:
         await self.send(message)
         (answer,) = await self.answers()
         return answer[b"MSA"][1].decode(), answer
+
+    async def hears(self, seconds: float) -> bool:
+        """Whether anything comes within that time."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.reader.read(1) != b""
+        except TimeoutError:
+            return False
 
     async def closed(self) -> bool:
         async with asyncio.timeout(10):
@@ -118,7 +136,7 @@ async def test_takes_every_dialect_and_answers_once_the_samples_are_held(dialect
     async with running(beds=BedMap(lookup=monitors.bed_lookup(dialect, bed))) as run:
         sender = await run.connect()
         code, answer = await sender.ask(wave(dialect, bed))
-        assert code in {"AA", "CA"}
+        assert code == ("AA" if dialect in {"capsule", "wcm"} else "CA")
         event = run.queue.get_nowait()
         assert isinstance(event, Samples)
         assert event.bed == bed
@@ -132,21 +150,22 @@ async def test_does_not_answer_before_the_queue_has_taken_the_events_and_stops_r
     async with running(size=1) as run:
         sender = await run.connect()
         await sender.send(*(wave(sequence=n) for n in range(1, 4)))
+        for handled in (2, 3):
+            # The queue is full with the message before, and this one waits before it.
+            assert len(await sender.answers(1)) == 1
+            await until(lambda n=handled: run.count("deepecg_messages_total", transport="hl7") == n)
+            assert not await sender.hears(0.05)
+            run.queue.get_nowait()
         assert len(await sender.answers(1)) == 1
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await sender.reader.read(1)
-        run.queue.get_nowait()
-        assert len(await sender.answers(1)) == 1
-        run.queue.get_nowait()
-        assert len(await sender.answers(1)) == 1
-        # A sender that goes on is slowed by TCP: its writes end up waiting.
+        # A sender that goes on is slowed by TCP: its writes end up waiting, and next to nothing of them is read.
         blob = encode(wave(sequence=9)) * 400
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(0.3):
                 while True:
                     sender.writer.write(blob)
                     await sender.writer.drain()
+        assert sender.writer.transport.get_write_buffer_size() > 0
+        assert run.count("deepecg_messages_total", transport="hl7") == 4
         sender.writer.transport.abort()
 
 
@@ -186,94 +205,6 @@ async def test_one_senders_rubbish_never_touches_another() -> None:
         quiet.close()
 
 
-async def test_defects_of_the_decoder_cost_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise KeyError("Canaryname")
-
-    async with running() as run:
-        sender = await run.connect()
-        with monkeypatch.context() as patched:
-            patched.setattr("agent.sources.hl7.decode", broken)
-            code, answer = await sender.ask(wave())
-            assert code == "AE"
-            assert answer[b"ERR"][3].startswith(b"207^")
-        assert (await sender.ask(wave()))[0] == "CA"
-        sender.close()
-
-
-@pytest.mark.parametrize(
-    ("grants", "bed", "expected"),
-    [
-        ([{"address": "127.0.0.0/8", "beds": ["demo/icu/*"]}], "demo/icu/b1", "CA"),
-        ([{"address": "127.0.0.0/8", "beds": ["demo/icu/*"]}], "demo/or/b1", "CR"),
-        ([{"address": "10.0.0.0/8", "beds": ["*"]}], "demo/icu/b1", "CR"),
-        ([{"application": "PIC iX", "facility": "demo", "beds": ["*"]}], "demo/icu/b1", "CA"),
-        ([{"application": "OTHER", "beds": ["*"]}], "demo/icu/b1", "CR"),
-        ([{"certificate": "gateway", "beds": ["*"]}], "demo/icu/b1", "CR"),
-    ],
-)
-async def test_a_sender_speaks_only_for_the_beds_granted_to_it(
-    grants: list[dict[str, Any]], bed: str, expected: str
-) -> None:
-    async with running(grants=grants) as run:
-        sender = await run.connect()
-        code, answer = await sender.ask(wave(bed=bed))
-        assert code == expected
-        if expected == "CR":
-            assert run.queue.empty()
-            assert answer[b"ERR"][3].startswith(b"207^")
-            assert b"grants" in answer[b"ERR"][8]
-            assert run.count("deepecg_refused_total", transport="hl7", reason="not_granted") == 1
-        sender.close()
-
-
-async def test_a_transfer_needs_the_right_to_both_beds() -> None:
-    async with running(grants=[{"address": "127.0.0.1", "beds": ["demo/icu/*"]}]) as run:
-        sender = await run.connect()
-        moves = [("demo/icu/b2", "demo/icu/b1", "CA"), ("demo/icu/b2", "demo/or/b1", "CR")]
-        for bed, prior, expected in moves:
-            message = monitors.adt(EncounterEvent.TRANSFER, bed, PATIENT, 1, START, prior)
-            assert (await sender.ask(message))[0] == expected
-        (change,) = drained(run.queue)
-        assert isinstance(change, EncounterChange)
-        assert change.prior_bed == "demo/icu/b1"
-        sender.close()
-
-
-async def test_adt_and_alarms_arrive_as_events() -> None:
-    async with running() as run:
-        sender = await run.connect()
-        await sender.ask(monitors.adt(EncounterEvent.ADMIT, "demo/icu/b1", PATIENT, 1, START))
-        await sender.ask(monitors.r40("demo/icu/b1", 199684, "MDC_EVT_ECG_ASYSTOLE", "ASYSTOLE", Phase.START, START, 2))
-        admitted, alarm = drained(run.queue)
-        assert isinstance(admitted, EncounterChange)
-        assert admitted.encounter.family_name == PATIENT.family_name
-        assert isinstance(alarm, SourceAlarm)
-        assert (alarm.code, alarm.phase, alarm.active) == (199684, Phase.START, True)
-        sender.close()
-
-
-async def test_unknown_types_and_headerless_messages_are_refused_and_the_connection_lives() -> None:
-    async with running() as run:
-        sender = await run.connect()
-        code, answer = await sender.ask(b"MSH|^~\\&|A|B|||20260101||MDM^T02|7|P|2.5\r")
-        assert (code, answer[b"MSA"][2], answer[b"ERR"][3][:4]) == ("AR", b"7", b"200^")
-        code, answer = await sender.ask(b"hello")
-        assert (code, answer[b"MSA"][2]) == ("AR", b"")
-        assert (await sender.ask(wave()))[0] == "CA"
-        sender.close()
-
-
-async def test_an_acknowledgement_is_never_acknowledged() -> None:
-    async with running() as run:
-        sender = await run.connect()
-        await sender.send(b"MSH|^~\\&|A|B|||20260101||ACK^R01|7|P|2.5\rMSA|AA|1\r", wave())
-        (answer,) = await sender.answers(1)
-        assert answer[b"MSA"][1] == b"CA"
-        assert run.count("deepecg_faults_total", transport="hl7", reason="acknowledgement") == 1
-        sender.close()
-
-
 async def test_a_message_beyond_the_limit_ends_its_connection_with_a_reason() -> None:
     async with running(message_limit=20_000) as run:
         sender = await run.connect()
@@ -289,29 +220,31 @@ async def test_a_message_beyond_the_limit_ends_its_connection_with_a_reason() ->
 
 
 async def test_silent_peers_and_messages_that_never_end_are_cut_off() -> None:
-    async with running(idle_seconds=0.3) as run:
+    async with running(idle_seconds=0.05) as run:
         silent = await run.connect()
         assert await silent.closed()
         assert run.count("deepecg_faults_total", transport="hl7", reason="timeout") == 1
-    async with running(message_seconds=0.4) as run:
+    async with running(message_seconds=0.1) as run:
         dripping = await run.connect()
 
         async def drip() -> None:
             with suppress(ConnectionError):
-                for _ in range(100):
-                    dripping.writer.write(b"\x0b" if _ == 0 else b"x")
+                dripping.writer.write(b"\x0b")
+                while True:
+                    dripping.writer.write(b"x")
                     await dripping.writer.drain()
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.01)
 
         task = asyncio.create_task(drip())
         assert await dripping.closed()
         task.cancel()
+        assert run.count("deepecg_faults_total", transport="hl7", reason="timeout") == 1
 
 
 async def test_a_peer_that_never_reads_its_acknowledgements_is_cut_off() -> None:
     # The kernel's buffers take a few megabytes before the server feels anything, hence the long MSH-3 that comes back.
     loud = b"MSH|^~\\&|" + b"A" * 500 + b"|" + b"B" * 500 + b"|||20260101||MDM^T02|7|P|2.5\r"
-    async with running(write_seconds=0.5) as run:
+    async with running(write_seconds=0.1) as run:
         deaf = socket.create_connection(("127.0.0.1", run.source.port))
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.setblocking(False)
@@ -359,7 +292,7 @@ async def test_connections_are_limited_and_counted() -> None:
 
 async def test_whom_no_grant_covers_takes_nobodys_place_and_is_soon_closed() -> None:
     grants = [{"address": "127.0.0.1", "beds": ["*"]}]
-    async with running(max_connections=2, message_seconds=0.5, grants=grants) as run:
+    async with running(max_connections=2, message_seconds=0.3, grants=grants) as run:
         strangers = [await run.connect(local_addr=("127.0.0.2", 0)) for _ in range(12)]
         assert (await strangers[0].ask(wave()))[0] == "CR"
         known = [await run.connect(), await run.connect()]
@@ -370,17 +303,6 @@ async def test_whom_no_grant_covers_takes_nobodys_place_and_is_soon_closed() -> 
         for sender in known:
             assert (await sender.ask(wave()))[0] == "CA"
             sender.close()
-
-
-async def test_a_transfer_that_names_no_bed_left_reaches_no_further_than_its_sender() -> None:
-    async with running(grants=[{"address": "127.0.0.1", "beds": ["demo/icu/*"]}]) as run:
-        sender = await run.connect()
-        await sender.ask(monitors.adt(EncounterEvent.TRANSFER, "demo/icu/b2", PATIENT, 1, START))
-        (change,) = drained(run.queue)
-        assert isinstance(change, EncounterChange)
-        assert change.may_empty("demo/icu/b1")
-        assert not change.may_empty("demo/or/b1")
-        sender.close()
 
 
 async def test_many_connections_at_once() -> None:
@@ -401,21 +323,6 @@ async def test_a_repeated_message_is_counted_and_still_taken() -> None:
             await sender.ask(wave())
         assert run.count("deepecg_duplicates_total", transport="hl7") == 2
         assert run.queue.qsize() == 3
-        sender.close()
-
-
-async def test_the_dialect_may_be_configured_by_sender() -> None:
-    message = wave("ge").replace(b"|WFM||||", b"|UNKNOWN||||")
-    bed = {"icu-b1": "demo/icu/b1"}
-    async with running(beds=BedMap(lookup=bed)) as run:
-        sender = await run.connect()
-        # 240 "s" makes no rate for a sender that is not known to mean Hz.
-        assert (await sender.ask(message))[0] == "CE"
-        sender.close()
-    rules = [Sender(application="UNKNOWN", dialect="ge")]
-    async with running(beds=BedMap(lookup=bed), senders=rules) as run:
-        sender = await run.connect()
-        assert (await sender.ask(message))[0] == "CA"
         sender.close()
 
 
@@ -467,18 +374,11 @@ async def test_a_client_certificate_speaks_for_its_beds_alone(authorities: Any) 
 
 async def test_strangers_and_plain_text_do_not_pass_the_handshake(authorities: Any) -> None:
     authority, stranger = authorities("ca"), authorities("other")
-    async with running(tls=authority.issue("server"), message_seconds=1.0) as run:
+    async with running(tls=authority.issue("server"), message_seconds=0.5) as run:
         anonymous = client_context(TlsSettings(ca=authority.path))
         foreign = stranger.issue("gateway").model_copy(update={"ca": authority.path})
-        for context in (anonymous, client_context(foreign)):
-            with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
-                sender = await run.connect(ssl=context)
-                await sender.send(wave())
-                assert await sender.answers(1)
-        plain = await run.connect()
-        await plain.send(wave())
-        with suppress(ConnectionError):
-            assert not await plain.answers(1)
+        for context in (anonymous, client_context(foreign), None):
+            assert await run.turns_away(context)
         silent = await run.connect()
         assert await silent.closed()
         known = await run.connect(ssl=client_context(authority.issue("gateway")))
@@ -496,10 +396,7 @@ async def test_new_certificates_are_used_without_a_restart(authorities: Any) -> 
         assert (await staying.ask(wave()))[0] == "CA"
         new.issue("server", "server")
         old.path.write_bytes(new.path.read_bytes())
-        with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
-            late = await run.connect(ssl=client)
-            await late.send(wave())
-            assert await late.answers(1)
+        assert await run.turns_away(client)
         fresh = await run.connect(ssl=client_context(new.issue("gateway2")))
         assert (await fresh.ask(wave()))[0] == "CA"
         assert (await staying.ask(wave()))[0] == "CA"
