@@ -21,9 +21,9 @@ The rules, each with a method of its own:
 6.  **Transfer** (A02). A departure from the bed left, by rule 5, and then an admission to the new one, by rule 4. The
     bed left is PV1-6; where the message has none, it is each bed where the patient is *known* to lie and for which the
     sender may speak. A transfer from a bed to itself is an update.
-7.  **Samples.** A block that contradicts the patient ends the encounter: the one whom it names lies there now. Otherwise
-    it adds to what is known, each time that its device says something new; of a patient whom ADT has named it only
-    fills in what is empty.
+7.  **Samples.** A block that contradicts the patient ends the encounter: the one whom it names lies there now.
+    Otherwise it adds to what is known, each time that its device says something new; of a patient whom ADT has named
+    it only fills in what is empty.
 8.  **Withdrawal.** A device that named its patient and then sends three blocks in a row without a name, the last of
     them more than twenty seconds after that, was told to forget him. That ends the encounter.
 9.  **Restart.** The patients of open alerts lie in their beds until something says otherwise. Where they contradict
@@ -222,9 +222,7 @@ class Census:
 
     # What samples carry: rules 7 and 8
 
-    def identify(
-        self, bed: str, device: str, encounter: Encounter | None, received: float
-    ) -> tuple[CensusEvent, ...]:
+    def identify(self, bed: str, device: str, encounter: Encounter | None, received: float) -> tuple[CensusEvent, ...]:
         """Take the identity that a block of samples carries, None where it has none.
 
         Where there is no room for the bed, nothing happens and `stay` knows it not: its samples must be refused.

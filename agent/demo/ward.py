@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.core.ecg import Encounter
 from agent.core.errors import DeepECGError
 from agent.core.mqtt.decode import TopicTemplate
-from agent.core.windows.windower import WindowingSettings
+from agent.core.windows.settings import WindowingSettings
 from agent.demo.broker import BrokerAddress, BrokerError, broker, free_port
 from agent.demo.receiver import Received, Receiver
 from agent.demo.recordings import DemoBed, RecordingsError, demo_beds

@@ -26,10 +26,12 @@ from aiohttp import WSCloseCode, web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.core.bundle.manifest import Manifest
-from agent.core.ecg import Alert, EncounterChange, Gap, Lead, Prediction, Samples
+from agent.core.census import CensusEvent, Stay
+from agent.core.ecg import Alert, Gap, Lead, Prediction, Samples
 from agent.ops.metrics import Metrics
-from agent.station.board import Board, label_text
+from agent.station.board import Board
 from agent.station.health import Checks, Health
+from agent.station.view import label_text
 
 _ADVISORY = "Advisory only. Not a medical device. Never the primary alarm."
 _TICK = 0.1  # s between two frames: the page draws smoothly from its own buffer
@@ -37,6 +39,7 @@ _BEAT = 1.0  # s between two signs of life
 _SEND_LIMIT = 5.0  # s that one viewer may take for one message before it is let go
 _MAX_INBOUND = 1024  # bytes; viewers have nothing to say
 _ASKED = "X-DeepECG-Request"
+_UNKNOWN = Stay()
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _STATIC = {
     "/": ("index.html", "text/html"),
@@ -176,9 +179,9 @@ class Station:
 
     # What the line calls.
 
-    def samples(self, samples: Samples, transport: str = "") -> None:
+    def samples(self, samples: Samples, transport: str = "", stay: Stay = _UNKNOWN) -> None:
         """Copy a block's display lead. ``transport`` as in the metrics: ``mqtt``, ``hl7`` or ``replay``."""
-        self._board.samples(samples, transport)
+        self._board.samples(samples, transport, stay)
 
     def gap(self, gap: Gap) -> None:
         """A stretch without a window."""
@@ -196,9 +199,9 @@ class Station:
         """The receiver behind a sink has acknowledged an alert message."""
         self._board.delivered(sink, message_id)
 
-    def encounter(self, change: EncounterChange) -> None:
-        """A patient came, went or moved."""
-        self._board.encounter(change)
+    def encounter(self, event: CensusEvent) -> None:
+        """A patient came or left, or more is known of one."""
+        self._board.encounter(event)
 
     def forget(self, bed: str) -> None:
         """The line has forgotten the bed."""

@@ -21,7 +21,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.core.alerting.engine import TECHNICAL
+from agent.core.alerting.technical import TECHNICAL
 from agent.core.ecg import Alert, Encounter, Phase, Priority
 from agent.core.errors import DeepECGError
 from agent.core.labels import index_of

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from agent.core.alerting.engine import AlertingSettings
 from agent.core.alerting.models import ModelsAlerting
+from agent.core.alerting.settings import AlertingSettings
+from agent.core.census import Census
 from agent.core.ecg import (
     LEADS,
     Alert,
@@ -30,7 +31,8 @@ from agent.core.ecg import (
     SourceAlarm,
 )
 from agent.core.mqtt.block import code_of_lead
-from agent.core.windows.windower import Windower, WindowingSettings
+from agent.core.windows.settings import WindowingSettings
+from agent.core.windows.windower import Windower
 from agent.engines.bundles.bundle import Bundle, default_bundle, open_bundle
 from agent.engines.select import open_backend
 from agent.engines.serving.batcher import Batcher
@@ -71,7 +73,9 @@ async def line_of(
     )
     async with Outbox(folder / "outbox.sqlite", ("hl7",)) as outbox, batcher:
         alerting = ModelsAlerting([bundle.manifest], AlertingSettings())
-        line = Line(Windower(WindowingSettings()), alerting, batcher, outbox, metrics, page and page(bundle, metrics))
+        line = Line(
+            Census(), Windower(WindowingSettings()), alerting, batcher, outbox, metrics, page and page(bundle, metrics)
+        )
         decide = asyncio.create_task(line.decide())
         try:
             yield line, decide
