@@ -356,7 +356,7 @@ class Anything(RuleBasedStateMachine):
         restored = [a for a in last.values() if a.active]
         self.line = Line(self.make.MANIFEST, restored)
         self.alone = {bed: Line(self.make.MANIFEST, [a for a in restored if a.bed == bed]) for bed in self.alone}
-        assert not any(isinstance(event, Left) for event in self.line.restored), "the alerts of a bed are of one patient"
+        assert not any(isinstance(event, Left) for event in self.line.restored), "a bed's alerts are of one patient"
 
     @invariant()
     def ids_are_unique_and_the_state_agrees(self) -> None:
@@ -372,5 +372,5 @@ class Anything(RuleBasedStateMachine):
 
 def test_what_must_hold_whatever_comes_in(make: SimpleNamespace) -> None:
     Anything.make = make
-    settings = hypothesis_settings(max_examples=60, stateful_step_count=30, deadline=None)
+    settings = hypothesis_settings(max_examples=100, stateful_step_count=40, deadline=None)
     run_state_machine_as_test(Anything, settings=settings)
