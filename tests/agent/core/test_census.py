@@ -336,7 +336,7 @@ CANARY = Encounter(patient_ids=("1^^^H",))
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from([CANARY, None, None, None, Encounter(location="icu^1")]), st.floats(0.0, 15.0)),
+        st.tuples(st.sampled_from([CANARY, None, None, None, Encounter(location="icu^1")]), st.sampled_from([0.0, 1.0, 5.0, 10.0, 15.0])),
         max_size=40,
     )
 )
@@ -431,6 +431,10 @@ def test_rule_10_whom_adt_has_put_there_outlasts_a_monitor_that_is_off_and_other
     assert who(census, "h/icu/1") == CANARY
     assert census.stay("h/icu/2") is None
     assert census.generation("h/icu/2") == 1, "whoever comes next is somebody else"
+    census.apply(EncounterChange(EncounterEvent.DISCHARGE, "h/icu/1", CANARY, 0.0))
+    census.identify("h/icu/1", "m", CANARY, 2 * IDLE)
+    census.forget(3 * IDLE + 1.0)
+    assert census.stay("h/icu/1") is None, "whom ADT has put there had left"
 
 
 def test_rule_10_beds_that_only_adt_knows_make_room() -> None:
