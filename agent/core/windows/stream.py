@@ -18,6 +18,7 @@ from agent.core.windows.timeline import Added, LeadBlock
 
 _LATEST_TIME = 1e11  # seconds; a later stamp is milliseconds or worse
 _STALE_RUN = 3  # so many old blocks in a row, each following the other, are a clock that was set back
+_LATE_FOR = 60.0  # seconds of arrival that blocks of the patient before may still come
 _ROUNDING = 2e-3  # seconds that stamps may be rounded by
 
 
@@ -40,6 +41,8 @@ class DeviceStream:
         self._strip = Strip(origin, rate, settings)
         self._not_before = -math.inf
         """Device time at which the present patient's signal begins."""
+        self._refuse_until: float | None = None
+        """Arrival until which older signal is refused; None before the first block after a change of patient."""
         self._sequence: int | None = None
         self._sequence_start = 0.0
         """Time of the block that had this sequence number."""
@@ -48,13 +51,21 @@ class DeviceStream:
         self._ends: dict[tuple[int, ...], float] = {}
         """For messages without time: where each set of leads has got to."""
 
-    def precedes_patient(self, start: float) -> bool:
-        """Signal from device time ``start`` is that of the patient before."""
-        return start < self._not_before
+    def precedes_patient(self, start: float, received: float) -> bool:
+        """Signal from device time ``start`` that arrives now is that of the patient before.
+
+        Only for a minute after the change: what is still older then comes from a clock that was set back.
+        """
+        if start >= self._not_before:
+            return False
+        if self._refuse_until is None:
+            self._refuse_until = received + _LATE_FOR
+        return received <= self._refuse_until
 
     def end_encounter(self) -> Gap | None:
         """Nothing that came before reaches another window. Returns the stretch that is lost by it."""
         strip, gap = self._strip, None
+        self._refuse_until = None
         if not strip.is_empty:
             self._not_before = strip.end - 0.5 * min(b.size for b in strip.timeline.blocks) / strip.rate
             gap = self._origin.gap(strip.uncut, strip.end, GapReason.ENCOUNTER)
@@ -69,6 +80,7 @@ class DeviceStream:
         if group.size > self._settings.max_block * group.rate:
             self._counts["too_long"] += 1
             return [self._origin.gap(block.start, end, GapReason.INVALID)]
+        self._note_first_block(samples, group, block.start)
         if self._strip.is_empty and group.rate != self._strip.rate:
             self._begin_strip(group.rate, self._strip.paced)
         if self._is_slower_companion(block, group.rate):
@@ -100,6 +112,12 @@ class DeviceStream:
         return out
 
     # Where a block belongs
+
+    def _note_first_block(self, samples: Samples, group: LeadGroup, start: float) -> None:
+        """Whatever begins before the present patient's first block, and comes after it, is of the patient before."""
+        if self._refuse_until is None and self._not_before > -math.inf:
+            self._refuse_until = samples.received + _LATE_FOR
+            self._not_before = max(self._not_before, start - 0.5 * group.size / group.rate)
 
     def _untimed(self, samples: Samples, group: LeadGroup, wall_offset: float) -> float:
         """Time of a block that has none: end to end with what came before, or from its arrival."""

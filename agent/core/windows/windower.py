@@ -73,7 +73,7 @@ class Windower:
         """
         bed, start = self._beds.get(samples.bed), device_time(samples)
         stream = None if bed is None else bed.streams.get(samples.device)
-        if stream is None or start is None or not stream.precedes_patient(start):
+        if stream is None or start is None or not stream.precedes_patient(start, samples.received):
             return False
         self.counts["earlier_patient"] += 1
         return True

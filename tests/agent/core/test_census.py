@@ -336,7 +336,10 @@ CANARY = Encounter(patient_ids=("1^^^H",))
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from([CANARY, None, None, None, Encounter(location="icu^1")]), st.sampled_from([0.0, 1.0, 5.0, 10.0, 15.0])),
+        st.tuples(
+            st.sampled_from([CANARY, None, None, None, Encounter(location="icu^1")]),
+            st.sampled_from([0.0, 1.0, 5.0, 10.0, 15.0]),
+        ),
         max_size=40,
     )
 )

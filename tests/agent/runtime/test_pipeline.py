@@ -186,14 +186,14 @@ async def test_a_late_block_of_the_patient_before_touches_nobody(
     bundle: Bundle, tmp_path: Path, fibrillation: FloatArray
 ) -> None:
     async with line_of(bundle, tmp_path, Recorder) as (line, _):
-        first = list(blocks(fibrillation, 0, 8, ONE))
-        for block in [*first, *blocks(fibrillation, 9, 12, OTHER), first[-1]]:
+        *first, late = blocks(fibrillation, 0, 9, ONE)
+        for block in [*first, *blocks(fibrillation, 9, 12, OTHER), first[-1], late]:
             await line.take(block)
         assert who(line, "a/b/1") == OTHER
         assert isinstance(line.station, Recorder)
         assert [stay.encounter for stay in line.station.stays] == [ONE] * 8 + [OTHER] * 3, "nor is it shown"
         await line.tick()
-        assert totals(line.metrics.windowing) == {"earlier_patient": 1}
+        assert totals(line.metrics.windowing) == {"earlier_patient": 2}
         assert totals(line.metrics.gaps) == {"encounter": 1}
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -120,6 +121,22 @@ def test_a_late_block_of_whoever_adt_has_said_to_have_left_is_nobodys(make: Simp
     assert (gap.reason, gap.start, gap.end) == (GapReason.ENCOUNTER, make.T0 + 15, make.T0 + 18)
     assert ward.push([blocks[16]]) == ([], [])
     assert ward.census.stay("h/icu/1") == Stay(1, SECOND)
+
+
+@pytest.mark.parametrize("back", [20.0, 3600.0])
+def test_a_clock_that_is_set_back_after_a_change_of_patient_blinds_the_bed_for_a_minute_at_most(
+    make: SimpleNamespace, back: float
+) -> None:
+    """As in the night in which summer time ends, within an hour of the change."""
+    blocks = make.cut(make.strip(160, 250), 250)
+    ward = make.Ward()
+    ward.push(blocks[:18])
+    ward.adt(EncounterChange(EncounterEvent.ADMIT, "h/icu/1", SECOND, 18.0))
+    ward.push(blocks[18:30])
+    windows, _ = ward.push([replace(b, start=b.start - back) for b in blocks[30:]])
+    assert windows and windows[0].start <= make.T0 + 30 - back + 75
+    assert ward.windower.counts["earlier_patient"] <= 60
+    assert all(x.generation == 1 for x in windows)
 
 
 def test_the_end_of_an_encounter_clears_the_bed(make: SimpleNamespace) -> None:
