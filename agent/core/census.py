@@ -130,7 +130,9 @@ class _Namer:
 
 
 @dataclass(slots=True)
-class _Bed:
+class _Occupancy:
+    """One bed: who lies there, and which devices have spoken of him."""
+
     stay: Stay
     by_adt: bool = False
     """The hospital, not only a monitor, has said who lies here."""
@@ -153,7 +155,7 @@ class Census:
         """What did not fit: too_many_beds, encounter_forgotten (of a bed without samples, to make room)."""
         self._max_beds = max_beds
         self._idle = idle
-        self._beds: dict[str, _Bed] = {}
+        self._beds: dict[str, _Occupancy] = {}
         self._floor = 0
         """The generation of every bed that is not known: none that was forgotten had a higher one."""
 
@@ -248,7 +250,7 @@ class Census:
         return out + self._withdraw(bed, here, namer, encounter, received)
 
     def _withdraw(
-        self, name: str, bed: _Bed, namer: _Namer, encounter: Encounter | None, received: float
+        self, name: str, bed: _Occupancy, namer: _Namer, encounter: Encounter | None, received: float
     ) -> tuple[CensusEvent, ...]:
         if encounter is not None and encounter.patient_ids:
             namer.named, namer.nameless = received, 0
@@ -282,7 +284,7 @@ class Census:
             if not bed.devices and not bed.by_adt and now - bed.quiet_since > self._idle:
                 self._drop(name)
 
-    def _new(self, name: str) -> _Bed | None:
+    def _new(self, name: str) -> _Occupancy | None:
         if len(self._beds) >= self._max_beds:
             # A hospital's ADT speaks of far more beds than have a monitor: they must not keep one with samples out.
             unused = next((other for other, known in self._beds.items() if not known.devices), None)
@@ -291,7 +293,7 @@ class Census:
                 return None
             self._drop(unused)
             self.counts["encounter_forgotten"] += 1
-        bed = self._beds[name] = _Bed(Stay(self._floor))
+        bed = self._beds[name] = _Occupancy(Stay(self._floor))
         return bed
 
     def _drop(self, name: str) -> None:
@@ -299,7 +301,7 @@ class Census:
 
     # What happens to a bed: rule 2
 
-    def _end(self, name: str, bed: _Bed, reason: Departure) -> Left:
+    def _end(self, name: str, bed: _Occupancy, reason: Departure) -> Left:
         bed.stay = Stay(bed.stay.generation + 1)
         bed.by_adt = False
         for namer in bed.devices.values():
@@ -311,13 +313,13 @@ class Census:
         self._floor += 1
         return Left(name, self._floor, reason)
 
-    def _replace(self, name: str, bed: _Bed, encounter: Encounter, *, by_adt: bool) -> tuple[CensusEvent, ...]:
+    def _replace(self, name: str, bed: _Occupancy, encounter: Encounter, *, by_adt: bool) -> tuple[CensusEvent, ...]:
         left = self._end(name, bed, Departure.PATIENT_CHANGED)
         bed.stay, bed.by_adt = Stay(left.generation, encounter), by_adt
         return left, Arrived(name, left.generation, encounter)
 
     @staticmethod
-    def _learn(name: str, bed: _Bed, encounter: Encounter) -> tuple[CensusEvent, ...]:
+    def _learn(name: str, bed: _Occupancy, encounter: Encounter) -> tuple[CensusEvent, ...]:
         if encounter == bed.stay.encounter:
             return ()
         bed.stay = Stay(bed.stay.generation, encounter)

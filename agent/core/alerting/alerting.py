@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agent.core.alerting import life_cycle
-from agent.core.alerting.rules import LabelRule, Persistence, label_rules
+from agent.core.alerting.rules import LabelRule, RunLengths, label_rules
 from agent.core.alerting.settings import AlertingSettings
 from agent.core.alerting.technical import TECHNICAL, condition, event_time, start_technical
 from agent.core.bundle.manifest import Manifest
@@ -41,7 +41,7 @@ class _BedAlerts:
     generation: int | None = None
     """Of the encounter that all of it is about; None where only its monitors' own alarms are known."""
     encounter: Encounter | None = None
-    devices: dict[str, Persistence] = field(default_factory=dict)
+    devices: dict[str, RunLengths] = field(default_factory=dict)
     open: dict[str, Alert] = field(default_factory=dict)
     """By label: the last message of the alert that is open."""
     seen: float | None = None
@@ -93,7 +93,7 @@ class Alerting:
             if alertable_here:
                 bed.open[alert.label] = alert
                 if alert.label not in TECHNICAL:
-                    bed.devices.setdefault(alert.device, Persistence())
+                    bed.devices.setdefault(alert.device, RunLengths())
             else:
                 self._orphans.append(alert)
 
@@ -148,7 +148,7 @@ class Alerting:
             out += self._end_technical(bed, wall)
             out += self._end_encounter(bed, window.generation, Departure.PATIENT_CHANGED, wall)
         bed.encounter = stay.encounter
-        device = bed.devices.setdefault(window.device, Persistence())
+        device = bed.devices.setdefault(window.device, RunLengths())
         if not device.follow(window):
             self._suppress("repeated")
             return tuple(out)
@@ -224,7 +224,7 @@ class Alerting:
     def _judge(
         self,
         bed: _BedAlerts,
-        device: Persistence,
+        device: RunLengths,
         p: Prediction,
         label: LabelRule,
         elsewhere: Collection[str],

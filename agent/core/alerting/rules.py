@@ -64,8 +64,8 @@ def _matches(name: str, patterns: Collection[str]) -> bool:
 
 
 @dataclass(slots=True)
-class Persistence:
-    """What one device of a bed has shown, of one patient."""
+class RunLengths:
+    """How many windows in a row one device of a bed has shown what, of one patient."""
 
     received: float | None = None
     """Monotonic time of its last window; None between a restart and the first tick."""

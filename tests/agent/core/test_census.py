@@ -59,8 +59,8 @@ changes = st.builds(
 
 
 @dataclass(frozen=True)
-class Block:
-    """The identity of a block of samples, ``after`` seconds of silence."""
+class Identity:
+    """What a block of samples carries, ``after`` seconds of silence."""
 
     bed: str
     device: str
@@ -69,7 +69,7 @@ class Block:
 
 
 blocks = st.builds(
-    Block,
+    Identity,
     bed=beds,
     device=st.sampled_from(["m", "n"]),
     encounter=st.one_of(st.none(), anybody),
@@ -85,7 +85,7 @@ class Feed:
         self.census = Census(max_beds, IDLE)
         self.now = 0.0
 
-    def take(self, step: EncounterChange | Block) -> tuple[CensusEvent, ...]:
+    def take(self, step: EncounterChange | Identity) -> tuple[CensusEvent, ...]:
         if isinstance(step, EncounterChange):
             return self.census.apply(step)
         self.now += step.after
@@ -96,7 +96,7 @@ class Feed:
         return {bed: stay for bed in BEDS if (stay := self.census.stay(bed)) is not None}
 
 
-def fed(history: list[EncounterChange | Block]) -> Census:
+def fed(history: list[EncounterChange | Identity]) -> Census:
     feed = Feed()
     for step in history:
         feed.take(step)
@@ -168,7 +168,7 @@ def test_many_identifiers_are_compared_one_by_one_and_not_each_with_each() -> No
 
 @given(steps, st.sampled_from([2, 2048]))
 def test_rule_2_the_generation_never_falls_and_the_events_tell_all_that_changes(
-    history: list[EncounterChange | Block], max_beds: int
+    history: list[EncounterChange | Identity], max_beds: int
 ) -> None:
     feed = Feed(max_beds)
     told: dict[str, Stay] = {}
@@ -189,7 +189,9 @@ def test_rule_2_the_generation_never_falls_and_the_events_tell_all_that_changes(
 
 
 @given(steps)
-def test_rule_2_an_arrival_follows_a_departure_of_the_same_generation(history: list[EncounterChange | Block]) -> None:
+def test_rule_2_an_arrival_follows_a_departure_of_the_same_generation(
+    history: list[EncounterChange | Identity],
+) -> None:
     feed = Feed()
     for step in history:
         events = feed.take(step)
@@ -204,7 +206,7 @@ def test_rule_2_an_arrival_follows_a_departure_of_the_same_generation(history: l
 
 @given(steps, beds, anybody)
 def test_rule_3_an_update_adds_what_it_says_and_replaces_whom_it_contradicts(
-    history: list[EncounterChange | Block], bed: str, update: Encounter
+    history: list[EncounterChange | Identity], bed: str, update: Encounter
 ) -> None:
     census = fed(history)
     before, generation = who(census, bed) or Encounter(), census.generation(bed)
@@ -224,7 +226,7 @@ def test_rule_3_an_update_adds_what_it_says_and_replaces_whom_it_contradicts(
 
 @given(steps, beds, anybody)
 def test_rule_4_an_admission_ends_the_stay_of_anybody_who_is_not_known_to_be_the_same(
-    history: list[EncounterChange | Block], bed: str, patient: Encounter
+    history: list[EncounterChange | Identity], bed: str, patient: Encounter
 ) -> None:
     census = fed(history)
     twin, before = copy.deepcopy(census), who(census, bed)
@@ -238,7 +240,7 @@ def test_rule_4_an_admission_ends_the_stay_of_anybody_who_is_not_known_to_be_the
 
 @given(steps, beds, anybody)
 def test_rule_5_a_discharge_empties_the_bed_unless_the_next_patient_is_there(
-    history: list[EncounterChange | Block], bed: str, patient: Encounter
+    history: list[EncounterChange | Identity], bed: str, patient: Encounter
 ) -> None:
     census = fed(history)
     before, others = census.stay(bed), {b: census.stay(b) for b in BEDS if b != bed}
@@ -253,7 +255,7 @@ def test_rule_5_a_discharge_empties_the_bed_unless_the_next_patient_is_there(
 
 @given(steps, beds, st.one_of(st.none(), beds), anybody, st.sampled_from([("*",), ("h/*",), ("x/*",)]))
 def test_rule_6_a_transfer_is_a_departure_and_an_admission(
-    history: list[EncounterChange | Block],
+    history: list[EncounterChange | Identity],
     bed: str,
     prior: str | None,
     patient: Encounter,
@@ -286,7 +288,7 @@ def test_rule_6_a_transfer_is_a_departure_and_an_admission(
 
 @given(steps, beds, anybody)
 def test_rule_7_samples_replace_whom_they_contradict_and_are_heard_once(
-    history: list[EncounterChange | Block], bed: str, said: Encounter
+    history: list[EncounterChange | Identity], bed: str, said: Encounter
 ) -> None:
     census = fed(history)
     before, generation = who(census, bed), census.generation(bed)
@@ -305,7 +307,7 @@ def test_rule_7_samples_replace_whom_they_contradict_and_are_heard_once(
 
 @given(steps, beds, named, st.lists(anybody, max_size=8))
 def test_rule_7_of_a_patient_whom_adt_has_named_samples_only_fill_in_what_is_empty(
-    history: list[EncounterChange | Block], bed: str, patient: Encounter, said: list[Encounter]
+    history: list[EncounterChange | Identity], bed: str, patient: Encounter, said: list[Encounter]
 ) -> None:
     census = fed(history)
     census.apply(EncounterChange(EncounterEvent.ADMIT, bed, patient, 0.0))
@@ -410,17 +412,17 @@ def test_rule_9_he_lies_there_until_something_says_otherwise_and_no_longer_than_
 @settings(max_examples=50)
 @given(st.lists(st.one_of(changes, blocks), max_size=60), st.integers(1, 3))
 def test_rule_10_memory_is_bounded_and_a_bed_with_samples_is_never_pushed_out(
-    history: list[EncounterChange | Block], max_beds: int
+    history: list[EncounterChange | Identity], max_beds: int
 ) -> None:
     feed = Feed(max_beds)
     heard: dict[str, float] = {}
     for step in history:
         feed.take(step)
-        if isinstance(step, Block) and feed.census.stay(step.bed) is not None:
+        if isinstance(step, Identity) and feed.census.stay(step.bed) is not None:
             heard[step.bed] = feed.now
         alive = {bed for bed, at in heard.items() if feed.now - at <= IDLE}
         assert alive <= set(feed.stays()) and len(feed.stays()) <= max_beds
-        if isinstance(step, Block) and step.bed not in feed.stays():
+        if isinstance(step, Identity) and step.bed not in feed.stays():
             assert len(alive) == max_beds, "refused only where every place is one with samples"
             assert feed.census.counts["too_many_beds"]
 
