@@ -67,3 +67,13 @@ def test_a_technical_alert_ends_with_the_first_window_after_a_restart(make: Simp
     ward = make.Ward(opened=[alert])
     ward.tick(0)
     assert make.phases(ward.see(NORMAL, encounter=X)) == [(ECG_MISSING, "end", "recovered")]
+
+
+def test_a_technical_alert_recovers_also_where_the_census_has_forgotten_the_bed_meanwhile(
+    make: SimpleNamespace,
+) -> None:
+    ward = make.opened(None)
+    ward.tick(31)
+    ward.census.forget(100.0 + 10 + 601)
+    ward.n += 125
+    assert make.phases(ward.see(NORMAL)) == [(ECG_MISSING, "end", "recovered")]

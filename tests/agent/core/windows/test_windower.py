@@ -161,6 +161,25 @@ def test_a_window_holds_one_generation_even_where_nobody_told_that_the_patient_l
     ]  # fmt: skip
 
 
+def test_push_refuses_a_late_block_of_the_patient_before_by_itself(make: SimpleNamespace) -> None:
+    blocks = make.cut(make.strip(20, 250), 250)
+    windower = Windower(SETTINGS)
+    for b in blocks[:8]:
+        windower.push(b, Stay(0))
+    windower.push(blocks[9], Stay(1))
+    assert windower.push(blocks[8], Stay(1)) == ()
+    assert windower.counts["earlier_patient"] == 1
+
+
+def test_one_patients_pacemaker_is_not_the_next_ones(make: SimpleNamespace) -> None:
+    blocks = make.cut(make.strip(60, 250), 250)
+    blocks[0] = replace(blocks[0], paced=True)
+    windower = Windower(SETTINGS)
+    found = [item for i, b in enumerate(blocks) for item in windower.push(b, Stay(int(i >= 30)))]
+    windows = [item for item in found if isinstance(item, Window)]
+    assert {(x.generation, x.paced) for x in windows} == {(0, True), (1, None)}
+
+
 def test_whom_adt_has_admitted_is_known_before_the_first_sample(make: SimpleNamespace) -> None:
     ward = make.Ward()
     ward.adt(EncounterChange(EncounterEvent.ADMIT, "h/icu/1", FIRST, 0.0))
