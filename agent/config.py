@@ -19,10 +19,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from agent.core.alerting.engine import AlertingSettings
+from agent.core.alerting.settings import AlertingSettings
 from agent.core.bundle.canary import RolloutSettings
 from agent.core.errors import DeepECGError
-from agent.core.windows.windower import WindowingSettings
+from agent.core.windows.settings import WindowingSettings
 from agent.engines.serving.settings import ModelSettings, ServingSettings
 from agent.engines.settings import EngineSettings
 from agent.ops.docstrings import attribute_docstrings

@@ -14,7 +14,8 @@ from agent.core.hl7.acknowledgement import acknowledge, answers
 from agent.core.hl7.decode import decode as decode_hl7
 from agent.core.hl7.patient import BedMap
 from agent.core.mqtt import decode as mqtt
-from agent.core.windows.windower import Windower, WindowingSettings
+from agent.core.windows.settings import WindowingSettings
+from agent.core.windows.windower import Windower
 from agent.engines.bundles.bundle import Bundle
 from agent.simulator.ecg import Rhythm, synthesize
 from agent.simulator.monitors import CADENCE, bed_lookup, hl7_message

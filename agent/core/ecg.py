@@ -83,7 +83,10 @@ class Channel:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Encounter:
-    """Who lies in the bed, as the hospital's own messages say it. All fields may be empty; never logged."""
+    """Who lies in the bed, as one message says it. All fields may be empty; never logged.
+
+    Whether two of them are the same patient is for `agent.core.census` to say.
+    """
 
     patient_ids: tuple[str, ...] = ()
     """PID-3 repetitions, each in HL7 component form ``id^^^authority^type``: standard delimiters, HL7's escapes."""
@@ -100,30 +103,6 @@ class Encounter:
 
     def __repr__(self) -> str:
         return "Encounter(<withheld>)"
-
-    def same_patient(self, other: Encounter) -> bool:
-        """True unless both name patients and no identifier is shared (an unknown patient contradicts nobody).
-
-        A number is an identifier only together with its assigning authority (CX.4); one that names none fits any.
-        """
-        if not self.patient_ids or not other.patient_ids:
-            return True
-        mine: dict[str, set[str]] = {}
-        for text in self.patient_ids:
-            number, authority = _identifier(text)
-            mine.setdefault(number, set()).update(authority)
-        for text in other.patient_ids:
-            number, authority = _identifier(text)
-            known = mine.get(number)
-            if known is not None and ("" in authority or "" in known or not authority.isdisjoint(known)):
-                return True
-        return False
-
-
-def _identifier(text: str) -> tuple[str, set[str]]:
-    """Number, and namespace and universal id of its authority (HD.1, HD.2), of which either may come; "" if neither."""
-    number, _, _, authority, *_ = (*text.split("^"), "", "", "")
-    return number, {name for name in authority.split("&")[:2] if name} or {""}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

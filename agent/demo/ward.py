@@ -23,7 +23,7 @@ import aiohttp
 from agent.core.ecg import Encounter
 from agent.core.errors import DeepECGError
 from agent.core.mqtt.decode import TopicTemplate
-from agent.core.windows.windower import WindowingSettings
+from agent.core.windows.settings import WindowingSettings
 from agent.demo import summary
 from agent.demo.broker import BrokerAddress, BrokerError, broker, free_port
 from agent.demo.placement import PAYLOADS, Placed, Ports, configuration, place

@@ -20,6 +20,7 @@ from agent.config import Config
 from agent.core.alerting.models import ModelsAlerting
 from agent.core.bundle.derived import Machine
 from agent.core.bundle.manifest import Manifest
+from agent.core.census import Census
 from agent.core.errors import DeepECGError
 from agent.core.windows.windower import Windower
 from agent.engines.base import EngineError
@@ -59,6 +60,7 @@ class Parts:
     outbox: Outbox
     alerting: ModelsAlerting
     batcher: Batcher
+    census: Census
     windower: Windower
     bundles: tuple[tuple[Bundle, float], ...]
     """Of every model, the first one first, and the seconds in which its answers are due."""
@@ -66,7 +68,7 @@ class Parts:
 
     def line(self, metrics: Metrics, station: Station | None) -> Line:
         """The line of these parts."""
-        return Line(self.windower, self.alerting, self.batcher, self.outbox, metrics, station)
+        return Line(self.census, self.windower, self.alerting, self.batcher, self.outbox, metrics, station)
 
     def rollout(self, config: Config, metrics: Metrics, station: Station | None) -> Rollout:
         """What tries this machine's own engines on them."""
@@ -111,9 +113,10 @@ async def open_parts(
             batcher = await stack.enter_async_context(Batcher(models, config.engine, config.serving, metrics))
         except (OutboxError, EngineError, ValueError) as error:
             raise StartError(str(error)) from error
+        census = Census(config.windows.max_beds, config.windows.idle)
         windower = Windower(config.windows, time.time() - time.monotonic())
         manifests = tuple(bundle.manifest for bundle, _ in further)
-        yield Parts(first.manifest, manifests, missing, outbox, alerts, batcher, windower, tuple(due), machine)
+        yield Parts(first.manifest, manifests, missing, outbox, alerts, batcher, census, windower, tuple(due), machine)
 
 
 def _further(config: Config, first: Bundle) -> tuple[list[tuple[Bundle, ModelSettings]], dict[str, str]]:

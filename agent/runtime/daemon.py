@@ -76,9 +76,8 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         station = await _enter(stack, Station(config.station, metrics, info), "station")
         for name, reason in parts.missing.items():
             station.check(f"models.{name}", Health.DEGRADED, reason)
-        for alert in parts.alerting.open_alerts():  # from before a restart
-            station.alert(alert)
         line = parts.line(metrics, station)
+        await line.restore()
         rollout = parts.rollout(config, metrics, station) if config.rollout.enabled else None
         sources: list[MqttSource | HL7Source] = []
         if config.sources.hl7 is not None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
 from agent.core.alerting.models import ModelsAlerting
-from agent.core.ecg import Alert, EncounterChange, EncounterEvent, Event, Gap, Phase, Samples, SourceAlarm, Window
-from agent.core.windows.windower import Windower
+from agent.core.census import Census, CensusEvent, Left, Stay
+from agent.core.ecg import Alert, EncounterChange, Event, Gap, Phase, Samples, SourceAlarm, Window
+from agent.core.windows.windower import Windower, has_ecg
 from agent.engines.serving.batcher import Batcher
 from agent.ops.metrics import Metrics
 from agent.sinks.database import OutboxError
@@ -32,12 +33,22 @@ _CLOCK_SET = 1.0
 class Line:
     """Samples to alerts. ``station`` is None where nobody looks (replay)."""
 
+    census: Census
     windower: Windower
     alerting: ModelsAlerting
     batcher: Batcher
     outbox: Outbox
     metrics: Metrics
     station: Station | None
+
+    async def restore(self) -> None:
+        """Before the first event: the alerts that were open when the agent stopped, and whose they are."""
+        ended: tuple[Alert, ...] = ()
+        for alert in sorted(self.alerting.open_alerts(), key=lambda alert: alert.created):
+            if self.station is not None:
+                self.station.alert(alert)
+            ended += self._told(self.census.restore(alert.bed, alert.encounter))
+        await self._commit(ended)
 
     async def feed(self, queue: asyncio.Queue[Event]) -> None:
         """Take events off the queue for ever."""
@@ -46,12 +57,10 @@ class Line:
             queue.task_done()
 
     async def take(self, event: Event) -> None:
-        """One event: its windows to the engine, encounters and source alarms to the alerting."""
+        """One event: who lies where, windows to the engine, the monitors' own alarms to the alerting."""
         match event:
             case Samples():
-                if self.station is not None:
-                    self.station.samples(event, event.transport)
-                alerts = self._windows(self.windower.push(event))
+                alerts = self._samples(event)
             case EncounterChange():
                 alerts = self._encounter(event)
             case SourceAlarm():
@@ -69,10 +78,10 @@ class Line:
             wall = time.time()
             alerts: list[Alert] = []
             for prediction in predictions:
-                generation = self.windower.generation(prediction.window.bed)
-                if generation == prediction.window.generation and self.station is not None:
+                stay = self._stay(prediction.window.bed)
+                if stay.generation == prediction.window.generation and self.station is not None:
                     self.station.prediction(prediction)
-                alerts += self.alerting.on_prediction(prediction, wall, generation)
+                alerts += self.alerting.on_prediction(prediction, wall, stay)
             await self._commit(alerts)
 
     async def tick(self) -> None:
@@ -82,6 +91,7 @@ class Line:
             log.warning("wall_clock_set", seconds=round(step, 3))
             self.windower.wall_offset += step
         alerts = self.alerting.on_tick(now, wall)
+        self.census.forget(now)
         for bed in self.windower.forget(now):
             log.info("bed_forgotten", bed=bed)
             self.batcher.forget(bed)
@@ -94,9 +104,10 @@ class Line:
             if self.station is not None:
                 self.station.delivered(sink, message_id)
         self.metrics.beds.set(len(self.windower.beds))
-        for kind, count in self.windower.counts.items():
-            self.metrics.windowing.labels(kind=kind).inc(count)
-        self.windower.counts.clear()
+        for counts in (self.windower.counts, self.census.counts):
+            for kind, count in counts.items():
+                self.metrics.windowing.labels(kind=kind).inc(count)
+            counts.clear()
         for reason, count in self.alerting.take_suppressed().items():
             self.metrics.alerts_suppressed.labels(reason=reason).inc(count)
         await self._commit(alerts)
@@ -105,52 +116,51 @@ class Line:
         """A planned stop: nobody watches any more, so nothing may stay active."""
         await self._commit(self.alerting.on_shutdown(time.time()))
 
-    def _windows(self, found: Sequence[Window | Gap]) -> tuple[Alert, ...]:
+    def _samples(self, block: Samples) -> tuple[Alert, ...]:
+        """Whose they are, then what they show."""
+        if self.windower.refuses(block):
+            return ()
         alerts: tuple[Alert, ...] = ()
-        for item in found:
+        if has_ecg(block):
+            alerts += self._told(self.census.identify(block.bed, block.device, block.encounter, block.received))
+            if self.census.stay(block.bed) is None:
+                return alerts  # no room for the bed, which the census counts: nobody would notice a change of patient
+        stay = self._stay(block.bed)
+        if self.station is not None:
+            self.station.samples(block, block.transport, stay)
+        for item in self.windower.push(block, stay):
             if isinstance(item, Window):
                 self.metrics.windows.inc()
                 self.batcher.submit(item)
             else:
-                self.metrics.gaps.labels(reason=item.reason.value).inc()
-                if self.station is not None:
-                    self.station.gap(item)
-                alerts += self.alerting.on_gap(item, time.time())
+                self._gap(item)
         return alerts
+
+    def _gap(self, gap: Gap) -> None:
+        self.metrics.gaps.labels(reason=gap.reason.value).inc()
+        self.alerting.on_gap(gap)
+        if self.station is not None:
+            self.station.gap(gap)
 
     def _encounter(self, change: EncounterChange) -> tuple[Alert, ...]:
-        """End what belongs to the patient who left before anything of the next one is taken up."""
         self.metrics.encounter_events.labels(event=change.event.value).inc()
         log.info("encounter_event", encounter_event=change.event.value, bed=change.bed)
-        alerts = self.alerting.on_encounter_change(change, time.time())
-        match change.event:
-            case EncounterEvent.UPDATE:
-                self.windower.update_encounter(change.bed, change.encounter)
-            case EncounterEvent.ADMIT:
-                self.windower.end_encounter(change.bed, change.encounter)
-            case EncounterEvent.DISCHARGE:
-                self._empty(change.bed, change)
-            case EncounterEvent.TRANSFER:
-                # A02 without PV1-6: the bed left behind is where the patient is known to be.
-                known = self.windower.where(change.encounter)
-                left = (change.prior_bed,) if change.prior_bed is not None else tuple(filter(change.may_empty, known))
-                for bed in left:
-                    if bed != change.bed:
-                        self._empty(bed, change)
-                if change.bed not in (left if change.prior_bed is not None else known):
-                    self.windower.end_encounter(change.bed, change.encounter)
-                if self.station is not None and change.prior_bed is None:
-                    for bed in left:
-                        self.station.encounter(replace(change, event=EncounterEvent.DISCHARGE, bed=bed))
-        if self.station is not None:
-            self.station.encounter(change)
+        return self._told(self.census.apply(change))
+
+    def _told(self, events: Sequence[CensusEvent]) -> tuple[Alert, ...]:
+        """End what belongs to the patient who left before anything of the next one is taken up."""
+        alerts: tuple[Alert, ...] = ()
+        for event in events:
+            alerts += self.alerting.on_census(event, time.time())
+            if self.station is not None:
+                self.station.encounter(event)
+            if isinstance(event, Left):
+                for gap in self.windower.leave(event):
+                    self._gap(gap)
         return alerts
 
-    def _empty(self, bed: str, change: EncounterChange) -> None:
-        """The patient left the bed; a late message about one who is there no longer leaves the next one alone."""
-        known = self.windower.encounter(bed)
-        if known is None or known.same_patient(change.encounter):
-            self.windower.end_encounter(bed, None)
+    def _stay(self, bed: str) -> Stay:
+        return self.census.stay(bed) or Stay(self.census.generation(bed))
 
     async def _commit(self, alerts: Sequence[Alert]) -> None:
         if not alerts:

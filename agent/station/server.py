@@ -23,15 +23,18 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from agent.core.bundle.manifest import Manifest
-from agent.core.ecg import Alert, EncounterChange, Gap, Prediction, Samples
+from agent.core.census import CensusEvent, Stay
+from agent.core.ecg import Alert, Gap, Prediction, Samples
 from agent.ops.metrics import Metrics
-from agent.station.board import Board, label_text
+from agent.station.board import Board
 from agent.station.health import Checks, Health
 from agent.station.settings import StationSettings
+from agent.station.view import label_text
 from agent.station.viewers import MAX_INBOUND, Viewers
 
 _ADVISORY = "Advisory only. Not a medical device. Never the primary alarm."
 _ASKED = "X-DeepECG-Request"
+_UNKNOWN = Stay()
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _STATIC = {
     "/": ("index.html", "text/html"),
@@ -128,9 +131,9 @@ class Station:
 
     # What the line calls.
 
-    def samples(self, samples: Samples, transport: str = "") -> None:
+    def samples(self, samples: Samples, transport: str = "", stay: Stay = _UNKNOWN) -> None:
         """Copy a block's display lead. ``transport`` as in the metrics: ``mqtt``, ``hl7`` or ``replay``."""
-        self._board.samples(samples, transport)
+        self._board.samples(samples, transport, stay)
 
     def gap(self, gap: Gap) -> None:
         """A stretch without a window."""
@@ -148,9 +151,9 @@ class Station:
         """The receiver behind a sink has acknowledged an alert message."""
         self._board.delivered(sink, message_id)
 
-    def encounter(self, change: EncounterChange) -> None:
-        """A patient came, went or moved."""
-        self._board.encounter(change)
+    def encounter(self, event: CensusEvent) -> None:
+        """A patient came or left, or more is known of one."""
+        self._board.encounter(event)
 
     def forget(self, bed: str) -> None:
         """The line has forgotten the bed."""

@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from agent.core.alerting.engine import AlertingSettings
 from agent.core.alerting.models import ModelsAlerting
+from agent.core.alerting.settings import AlertingSettings
+from agent.core.census import Census
 from agent.core.ecg import LEADS, Channel, ChannelKind, FloatArray, Prediction, Samples
 from agent.core.mqtt.block import code_of_lead
-from agent.core.windows.windower import Windower, WindowingSettings
+from agent.core.windows.settings import WindowingSettings
+from agent.core.windows.windower import Windower
 from agent.engines.bundles.bundle import Bundle, default_bundle, open_bundle
 from agent.engines.select import open_backend
 from agent.engines.serving.batcher import Batcher
@@ -85,7 +87,7 @@ async def play(
     swaps: list[float] = []
     async with Outbox(folder / f"{swap_every}.sqlite", ("hl7",)) as outbox, batcher:
         alerting = ModelsAlerting([bundle.manifest], AlertingSettings(continue_every=0, stale_after=1e6))
-        line = Line(Windower(WindowingSettings()), alerting, batcher, outbox, metrics, page)
+        line = Line(Census(), Windower(WindowingSettings()), alerting, batcher, outbox, metrics, page)
 
         async def swap() -> None:
             while swap_every:

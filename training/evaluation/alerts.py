@@ -111,7 +111,7 @@ def poisson_interval(count: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def alerts(track: Track, threshold: float, rule: Persistence) -> list[tuple[int, int]]:
-    """First and last window index of each alert, as `agent.core.alerting.engine` opens and closes them.
+    """First and last window index of each alert, as `agent.core.alerting.rules` opens and closes them.
 
     The alert opens at the last of ``open_after`` consecutive windows at or above the threshold and ends at the last of
     ``close_after`` consecutive windows below the release; a gap in time starts both counts anew.

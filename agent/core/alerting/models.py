@@ -1,6 +1,6 @@
 """The alerts of several models as one: each has its own counting, and a bed has one open alert per label.
 
-The first model's alerting is the whole of `agent.core.alerting.engine`. A further model that may alert has one of its
+The first model's alerting is the whole of `agent.core.alerting.alerting`. A further model that may alert has one of its
 own, which raises no technical alerts, since silence is the first one's to tell. Where both find the same label at one
 bed, whoever opened it first has it; the other's finding is suppressed and counted (``other_model``), and opens when the
 first alert has ended and it still holds.
@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from agent.core.alerting.engine import Alerting, AlertingSettings
+from agent.core.alerting.alerting import Alerting
+from agent.core.alerting.settings import AlertingSettings
 from agent.core.bundle.manifest import Manifest
-from agent.core.ecg import Alert, EncounterChange, Gap, Prediction, SourceAlarm
+from agent.core.census import CensusEvent, Stay
+from agent.core.ecg import Alert, Gap, Prediction, SourceAlarm
 
 
 class ModelsAlerting:
@@ -71,7 +73,7 @@ class ModelsAlerting:
                 total[reason] = total.get(reason, 0) + count
         return total
 
-    def on_prediction(self, p: Prediction, wall: float, generation: int | None = None) -> tuple[Alert, ...]:
+    def on_prediction(self, p: Prediction, wall: float, stay: Stay | None = None) -> tuple[Alert, ...]:
         """As `Alerting.on_prediction`, for the model that made it."""
         if p.model in self._silent:
             return ()
@@ -80,15 +82,16 @@ class ModelsAlerting:
         bed = p.window.bed
         others = (other for other in self._models.values() if other is not alerting)
         elsewhere = {alert.label for other in others for alert in other.open_alerts(bed)}
-        return alerting.on_prediction(p, wall, generation, elsewhere)
+        return alerting.on_prediction(p, wall, stay, elsewhere)
 
-    def on_gap(self, gap: Gap, wall: float) -> tuple[Alert, ...]:
+    def on_gap(self, gap: Gap) -> None:
         """As `Alerting.on_gap`."""
-        return self._all(lambda alerting: alerting.on_gap(gap, wall))
+        for alerting in self._models.values():
+            alerting.on_gap(gap)
 
-    def on_encounter_change(self, change: EncounterChange, wall: float) -> tuple[Alert, ...]:
-        """As `Alerting.on_encounter_change`."""
-        return self._all(lambda alerting: alerting.on_encounter_change(change, wall))
+    def on_census(self, event: CensusEvent, wall: float) -> tuple[Alert, ...]:
+        """As `Alerting.on_census`."""
+        return self._all(lambda alerting: alerting.on_census(event, wall))
 
     def on_source_alarm(self, alarm: SourceAlarm) -> tuple[Alert, ...]:
         """As `Alerting.on_source_alarm`."""

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.core.alerting.engine import Alerting, AlertingSettings
+from agent.core.alerting.alerting import Alerting
+from agent.core.alerting.settings import AlertingSettings
 from agent.core.bundle.manifest import Manifest, Parity
 from agent.core.bundle.parity import flips, shifts
 from agent.core.ecg import Phase, Prediction
@@ -243,7 +244,7 @@ class Trial:
 
     def _alert(self, who: int, prediction: Prediction) -> None:
         """Run the rules over one engine's answer, and see whose alerts begin and end."""
-        for alert in self._alerting[who].on_prediction(prediction, 0.0, prediction.window.generation):
+        for alert in self._alerting[who].on_prediction(prediction, 0.0):
             pair = self._pairs.setdefault((alert.bed, alert.label), _Pair())
             if alert.phase is Phase.START:
                 self._opened[who] += 1

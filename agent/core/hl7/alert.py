@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.core.alerting.engine import TECHNICAL
+from agent.core.alerting.technical import TECHNICAL
 from agent.core.ecg import Alert, Encounter, Phase, Priority
 from agent.core.errors import DeepECGError
 from agent.core.hl7.alarm import EVENT, INACTIVATION, MDC_EVT_ACTIVE, PHASE, PRIORITY, SOURCE, STATE, TYPE, Facet

@@ -1,4 +1,4 @@
-"""One device's blocks laid on one time axis of whole samples: what `agent.core.windows.windower` cuts its windows from.
+"""One device's blocks laid on one time axis of whole samples: what windows are cut from (`agent.core.windows.strip`).
 
 Blocks are kept as they came, sorted by their time, and copied once, when a window is cut. Where a block lies follows
 from the sorted blocks alone, not from the order of their arrival; so windows do not depend on it either.
@@ -23,7 +23,7 @@ _BROKEN = -(2**62)
 
 
 @dataclass(slots=True, eq=False)
-class Block:
+class LeadBlock:
     """The ECG leads of one message that have one rate and one length. ``values[k]`` is (size,) in mV."""
 
     start: float
@@ -72,7 +72,7 @@ class Timeline:
 
     def __init__(self, rate: int, tolerance: float, drift: float) -> None:
         self.rate = rate
-        self.blocks: list[Block] = []
+        self.blocks: list[LeadBlock] = []
         self.frontier = _BROKEN
         """Largest index reached by any lead."""
         self.newest = _BROKEN
@@ -88,14 +88,14 @@ class Timeline:
         """Device time at the frontier."""
         return self.frontier / self.rate
 
-    def add(self, block: Block) -> Added:
+    def add(self, block: LeadBlock) -> Added:
         """Lay a block on the axis. Blocks after it are laid anew where it came out of order."""
         blocks = self.blocks
         key = block.key()
         if not blocks or blocks[-1].key() < key:
             place = len(blocks)
         else:
-            place = bisect_right(blocks, key, key=Block.key)
+            place = bisect_right(blocks, key, key=LeadBlock.key)
             if place and blocks[place - 1].key() == key:
                 # A redelivery; or the clock was set back by whole blocks, and this is another second of signal.
                 twin = blocks[place - 1]
@@ -135,7 +135,7 @@ class Timeline:
             return True
         return b.index >= self.frontier or self._align(b, i)
 
-    def _predecessor(self, i: int) -> Block:
+    def _predecessor(self, i: int) -> LeadBlock:
         """The last block before i that has a lead of it; the last of all where none has."""
         blocks, rows = self.blocks, self.blocks[i].rows
         for j in range(i - 1, -1, -1):
@@ -143,7 +143,7 @@ class Timeline:
                 return blocks[j]
         return blocks[i - 1]
 
-    def _align(self, b: Block, i: int) -> bool:
+    def _align(self, b: LeadBlock, i: int) -> bool:
         """Shift b onto the samples that earlier blocks of its segment have of the same leads."""
         for a in reversed(self.blocks[max(0, i - len(LEADS)) : i]):
             if a.segment == b.segment and a.end > b.index:
@@ -153,7 +153,7 @@ class Timeline:
                 b.index += shift
         return True
 
-    def _precede(self, b: Block, first: Block) -> bool:
+    def _precede(self, b: LeadBlock, first: LeadBlock) -> bool:
         """Lay b before all the others, which keep their places: windows have been cut from some of them."""
         gap = first.start - b.start - b.size / self.rate
         if abs(gap) <= min(self._tolerance, 0.5 * min(first.size, b.size) / self.rate):
@@ -171,7 +171,7 @@ class Timeline:
         self._settled = True
         self.relaid = 0
         paced = None
-        keep: list[Block] = []
+        keep: list[LeadBlock] = []
         for b in self.blocks:
             if b.end > index:
                 keep.append(b)
@@ -180,7 +180,7 @@ class Timeline:
         self.blocks = keep or self.blocks[-1:]
         return paced
 
-    def within(self, first: int, last: int) -> Iterator[Block]:
+    def within(self, first: int, last: int) -> Iterator[LeadBlock]:
         """The blocks that have samples in [first, last), in order."""
         return (b for b in self.blocks if b.end > first and b.index < last)
 
@@ -222,7 +222,7 @@ class Timeline:
         return x
 
 
-def _reach(pieces: Iterable[tuple[tuple[int, ...], Block]], first: int) -> dict[tuple[int, ...], int]:
+def _reach(pieces: Iterable[tuple[tuple[int, ...], LeadBlock]], first: int) -> dict[tuple[int, ...], int]:
     """How far each group of leads reaches from ``first`` on without a hole and in one segment."""
     reach: dict[tuple[int, ...], tuple[int, int]] = {}
     for rows, b in pieces:
@@ -235,7 +235,7 @@ def _reach(pieces: Iterable[tuple[tuple[int, ...], Block]], first: int) -> dict[
     return {rows: to for rows, (to, _) in reach.items()}
 
 
-def _shift(a: Block, b: Block) -> int | None:
+def _shift(a: LeadBlock, b: LeadBlock) -> int | None:
     """How far to move b so that it equals a where they overlap; None where no small shift makes them equal."""
     for shift in _SHIFTS:
         low, high = max(a.index, b.index + shift), min(a.end, b.end + shift)
@@ -245,7 +245,7 @@ def _shift(a: Block, b: Block) -> int | None:
     return None
 
 
-def _equal(a: Block, b: Block, low: int, high: int, offset: int) -> bool:
+def _equal(a: LeadBlock, b: LeadBlock, low: int, high: int, offset: int) -> bool:
     """True where the samples [low, high) of a are those of b, ``offset`` further on, in every lead of both.
 
     NaN is no difference: what one message marks invalid, the other may carry.

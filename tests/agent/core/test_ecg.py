@@ -1,38 +1,14 @@
-"""The vocabulary: who is the same patient."""
+"""The vocabulary: what is never printed, and how far a sender's word reaches."""
 
 from __future__ import annotations
 
-import pytest
-
-from agent.core.ecg import Encounter
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        (("1^^^A^MR",), ("1^^^A^PI",), True),
-        (("1^^^A",), ("1",), True),  # many a monitor names no authority
-        (("1^^^A",), ("1^^^B",), False),  # two hospitals count from 1
-        (("1^^^A&1.2.3&ISO",), ("1^^^&1.2.3&ISO",), True),
-        (("1^^^A&1.2.3&ISO",), ("1^^^A",), True),
-        (("1^^^A&1.2.3&ISO",), ("1^^^B&1.2.4&ISO",), False),
-        (("1^^^A", "9^^^N"), ("2^^^A", "9^^^N"), True),
-        (("1^^^A",), ("2^^^A",), False),
-        ((), ("2^^^A",), True),
-    ],
-)
-def test_a_number_is_a_patient_only_with_its_authority(
-    one: tuple[str, ...], other: tuple[str, ...], same: bool
-) -> None:
-    assert Encounter(patient_ids=one).same_patient(Encounter(patient_ids=other)) is same
-    assert Encounter(patient_ids=other).same_patient(Encounter(patient_ids=one)) is same
-
-
-def test_many_identifiers_are_compared_in_no_time() -> None:
-    one = Encounter(patient_ids=tuple(f"1^^^A{i}" for i in range(50_000)))
-    other = Encounter(patient_ids=tuple(f"1^^^B{i}" for i in range(50_000)))
-    assert not one.same_patient(other)
+from agent.core.ecg import Encounter, EncounterChange, EncounterEvent
 
 
 def test_a_patient_is_never_printed() -> None:
     assert repr(Encounter(patient_ids=("1",), family_name="Canary")) == "Encounter(<withheld>)"
+
+
+def test_a_message_that_names_no_bed_left_may_empty_those_of_its_sender_and_never_the_new_one() -> None:
+    change = EncounterChange(EncounterEvent.TRANSFER, "h/er/1", Encounter(), 0.0, sender_beds=("h/er/*", "h/icu/7"))
+    assert [change.may_empty(bed) for bed in ("h/er/2", "h/icu/7", "h/icu/1", "h/er/1")] == [True, True, False, False]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.alerting.engine import ECG_MISSING
+from agent.core.alerting.technical import ECG_MISSING
 from agent.core.ecg import Alert, Encounter, Phase, Priority
 from agent.core.hl7.alert import (
     Acknowledgement,

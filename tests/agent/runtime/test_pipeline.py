@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from agent.core.alerting.engine import AlertingSettings
 from agent.core.alerting.models import ModelsAlerting
+from agent.core.alerting.settings import AlertingSettings
+from agent.core.census import Census, Stay
 from agent.core.ecg import (
     LEADS,
     Alert,
@@ -30,7 +31,8 @@ from agent.core.ecg import (
     SourceAlarm,
 )
 from agent.core.mqtt.block import code_of_lead
-from agent.core.windows.windower import Windower, WindowingSettings
+from agent.core.windows.settings import WindowingSettings
+from agent.core.windows.windower import Windower
 from agent.engines.bundles.bundle import Bundle, default_bundle, open_bundle
 from agent.engines.select import open_backend
 from agent.engines.serving.batcher import Batcher
@@ -63,7 +65,11 @@ def fibrillation() -> FloatArray:
 
 @asynccontextmanager
 async def line_of(
-    bundle: Bundle, folder: Path, page: Callable[[Bundle, Metrics], Station] | None = None
+    bundle: Bundle,
+    folder: Path,
+    page: Callable[[Bundle, Metrics], Station] | None = None,
+    max_beds: int = 2048,
+    opened: Sequence[Alert] = (),
 ) -> AsyncIterator[tuple[Line, asyncio.Task[None]]]:
     metrics = Metrics()
     settings = EngineSettings(queue_per_bed=64)
@@ -71,8 +77,9 @@ async def line_of(
         [Model(bundle.manifest, partial(open_backend, bundle, settings))], settings, ServingSettings(), metrics
     )
     async with Outbox(folder / "outbox.sqlite", ("hl7",)) as outbox, batcher:
-        alerting = ModelsAlerting([bundle.manifest], AlertingSettings())
-        line = Line(Windower(WindowingSettings()), alerting, batcher, outbox, metrics, page and page(bundle, metrics))
+        alerting = ModelsAlerting([bundle.manifest], AlertingSettings(), opened)
+        station = page and page(bundle, metrics)
+        line = Line(Census(max_beds), Windower(WindowingSettings()), alerting, batcher, outbox, metrics, station)
         decide = asyncio.create_task(line.decide())
         try:
             yield line, decide
@@ -86,6 +93,11 @@ def blocks(
     for k in range(first, last):
         values = tuple(ecg[:, k * RATE : (k + 1) * RATE])
         yield Samples(bed, "m", CHANNELS, values, START + k, time.monotonic(), k, encounter=encounter)
+
+
+def who(line: Line, bed: str) -> Encounter | None:
+    stay = line.census.stay(bed)
+    return None if stay is None else stay.encounter
 
 
 async def alerts_of(line: Line) -> tuple[Alert, ...]:
@@ -142,7 +154,7 @@ async def test_a_late_discharge_leaves_the_next_patient_alone(
         for block in blocks(fibrillation, 9, 10, OTHER):
             await line.take(block)
         assert totals(line.metrics.windows) == {"": 1}
-        assert line.windower.encounter("a/b/1") == OTHER
+        assert who(line, "a/b/1") == OTHER
 
 
 async def test_a_transfer_that_names_no_bed_left_finds_it(
@@ -155,7 +167,7 @@ async def test_a_transfer_that_names_no_bed_left_finds_it(
         for block in blocks(fibrillation, 9, 18):
             await line.take(block)
         assert totals(line.metrics.windows) == {}
-        assert line.windower.where(ONE) == ("a/b/2",)
+        assert [who(line, bed) for bed in ("a/b/1", "a/b/2")] == [None, ONE]
 
 
 async def test_a_transfer_empties_no_bed_that_its_sender_may_not_speak_for(
@@ -168,7 +180,56 @@ async def test_a_transfer_empties_no_bed_that_its_sender_may_not_speak_for(
         for block in blocks(fibrillation, 9, 10):
             await line.take(block)
         assert totals(line.metrics.windows) == {"": 1}
-        assert line.windower.where(ONE) == ("a/b/1", "x/y/2")
+        assert [who(line, bed) for bed in ("a/b/1", "x/y/2")] == [ONE, ONE]
+
+
+async def test_a_late_block_of_the_patient_before_touches_nobody(
+    bundle: Bundle, tmp_path: Path, fibrillation: FloatArray
+) -> None:
+    async with line_of(bundle, tmp_path, Recorder) as (line, _):
+        *first, late = blocks(fibrillation, 0, 9, ONE)
+        for block in [*first, *blocks(fibrillation, 9, 12, OTHER), first[-1], late]:
+            await line.take(block)
+        assert who(line, "a/b/1") == OTHER
+        assert isinstance(line.station, Recorder)
+        assert [stay.encounter for stay in line.station.stays] == [ONE] * 8 + [OTHER] * 3, "nor is it shown"
+        await line.tick()
+        assert totals(line.metrics.windowing) == {"earlier_patient": 2}
+        assert totals(line.metrics.gaps) == {"encounter": 1}
+
+
+async def test_a_bed_that_the_census_has_no_room_for_is_neither_shown_nor_analysed(
+    bundle: Bundle, tmp_path: Path, fibrillation: FloatArray
+) -> None:
+    async with line_of(bundle, tmp_path, Recorder, max_beds=1) as (line, _):
+        for bed in ("a/b/1", "a/b/2"):
+            for block in blocks(fibrillation, 0, 10, bed=bed):
+                await line.take(block)
+        assert totals(line.metrics.windows) == {"": 1}
+        assert isinstance(line.station, Recorder)
+        assert len(line.station.stays) == 10
+        await line.tick()
+        assert totals(line.metrics.windowing) == {"too_many_beds": 10}
+
+
+async def test_whose_alerts_were_open_lies_there_after_a_restart(
+    bundle: Bundle, tmp_path: Path, fibrillation: FloatArray
+) -> None:
+    async with line_of(bundle, tmp_path) as (line, _):
+        for block in blocks(fibrillation, 0, 60, ONE):
+            await line.take(block)
+        await alerts_of(line)
+        opened = line.alerting.open_alerts()
+    assert [a.label for a in opened] == ["Afib"]
+    async with line_of(bundle, tmp_path, Recorder, opened=opened) as (line, _):
+        await line.restore()
+        assert who(line, "a/b/1") == ONE
+        for block in blocks(fibrillation, 60, 61, OTHER):
+            await line.take(block)
+        assert line.alerting.open_alerts() == ()
+        for alert in await alerts_of(line):
+            await line.outbox.delivered("hl7", alert.message_id)
+        assert [(a.phase, a.reason) for a in await alerts_of(line)] == [(Phase.END, "patient_changed")]
 
 
 async def test_no_window_holds_two_patients(bundle: Bundle, tmp_path: Path, fibrillation: FloatArray) -> None:
@@ -194,7 +255,7 @@ async def test_a_prediction_of_the_patient_before_is_discarded(
         wall = time.time()
         while len(found) < 11:
             found += await anext(line.batcher)
-        alerts = [a for p in found for a in line.alerting.on_prediction(p, wall, line.windower.generation("a/b/1"))]
+        alerts = [a for p in found for a in line.alerting.on_prediction(p, wall, line.census.stay("a/b/1"))]
         assert alerts == []
         assert line.alerting.take_suppressed() == {"generation": 11}
 
@@ -222,7 +283,7 @@ async def test_events_keep_their_order_through_the_queue(
         await asyncio.wait_for(queue.join(), 20)
         feed.cancel()
         assert totals(line.metrics.windows) == {"": 1}
-        assert line.windower.encounter("a/b/1") is None
+        assert who(line, "a/b/1") is None
 
 
 class Recorder(Station):
@@ -231,6 +292,11 @@ class Recorder(Station):
     def __init__(self, bundle: Bundle, metrics: Metrics) -> None:
         super().__init__(StationSettings(port=0), metrics, StationInfo(bundle.manifest, "0"))
         self.seen: list[Prediction] = []
+        self.stays: list[Stay] = []
+
+    def samples(self, samples: Samples, transport: str = "", stay: Stay = Stay()) -> None:  # noqa: B008  (frozen)
+        super().samples(samples, transport, stay)
+        self.stays.append(stay)
 
     def prediction(self, prediction: Prediction) -> None:
         super().prediction(prediction)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.core.alerting.models import ModelsAlerting
-from agent.core.windows.windower import Windower, WindowingSettings
+from agent.core.census import Census
+from agent.core.windows.settings import WindowingSettings
+from agent.core.windows.windower import Windower
 from agent.engines.bundles.bundle import default_bundle, open_bundle
 from agent.engines.select import open_backend
 from agent.engines.serving.batcher import Batcher
@@ -60,7 +62,8 @@ async def test_the_watchdog_is_fed_while_the_engine_lives_and_starves_when_it_do
         await stack.enter_async_context(batcher)
         info = StationInfo(bundle.manifest, "0", batcher.engine)
         station = await stack.enter_async_context(Station(StationSettings(port=0), metrics, info))
-        line = Line(Windower(WindowingSettings()), ModelsAlerting([bundle.manifest]), batcher, outbox, metrics, station)
+        alerting = ModelsAlerting([bundle.manifest])
+        line = Line(Census(), Windower(WindowingSettings()), alerting, batcher, outbox, metrics, station)
         notifier = stack.enter_context(SystemdNotifier(str(address)))
         task = asyncio.create_task(watch(line, station, [], [], notifier))
         stack.callback(task.cancel)

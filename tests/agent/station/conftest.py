@@ -107,7 +107,11 @@ def samples(
 
 
 def prediction(
-    bed: str, probabilities: list[float], received: float = 0.0, model: str = "deepecg-sl-test/1.0"
+    bed: str,
+    probabilities: list[float],
+    received: float = 0.0,
+    model: str = "deepecg-sl-test/1.0",
+    generation: int = 0,
 ) -> Prediction:
     provenance = tuple(
         Provenance.MEASURED
@@ -117,7 +121,9 @@ def prediction(
         else Provenance.MISSING
         for lead in LEADS
     )
-    window = Window(bed, "m1", 0, 1000.0, 1010.0, 250.0, np.zeros((12, 2500), np.float32), provenance, received)
+    window = Window(
+        bed, "m1", generation, 1000.0, 1010.0, 250.0, np.zeros((12, 2500), np.float32), provenance, received
+    )
     return Prediction(window, model, "openvino-f32", np.array(probabilities, np.float32), received + 0.1)
 
 

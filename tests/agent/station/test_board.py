@@ -1,9 +1,8 @@
-"""What the tiles show, and what they must not."""
+"""What the tiles keep and show, and what they must not."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 import pytest
 
 from agent.core.bundle.manifest import Manifest
-from agent.core.ecg import Encounter, EncounterChange, EncounterEvent, Gap, GapReason, Lead, Priority
+from agent.core.census import Arrived, Departure, Left, Stay, Updated
+from agent.core.ecg import Encounter, Lead, Priority
 from agent.station.board import FRAME, Board
 from agent.station.trace import RECORD
 
@@ -38,20 +38,6 @@ def _board(manifest: Manifest, *further: Manifest, show_patients: bool = False) 
 
 def _tile(board: Board, bed: str = "st/icu/1", now: float = 0.0) -> dict[str, Any]:
     return next(tile for tile in board.tiles(-1, now) if tile["bed"] == bed)
-
-
-def test_findings_are_those_with_evidence_in_plain_words(board: Board, make: SimpleNamespace) -> None:
-    board.prediction(make.prediction("st/icu/1", [0.1, 0.91, 0.4, 0.99]))
-    findings = _tile(board)["findings"]
-    assert [f["label"] for f in findings] == ["Afib", "Right bundle branch block", "Sinusal"], "no Brugada: no evidence"
-    assert findings[0]["text"] == "Atrial fibrillation"
-    assert findings[0]["probability"] == pytest.approx(0.91)
-    assert [f["threshold"] for f in findings] == [0.8, None, None]
-    assert _tile(board)["provenance"] == {
-        **dict.fromkeys(["I", "II"], "measured"),
-        **dict.fromkeys(["III", "aVR", "aVL", "aVF"], "derived"),
-        **dict.fromkeys(["V1", "V2", "V3", "V4", "V5", "V6"], "missing"),
-    }
 
 
 def test_alerts_open_renew_and_close_most_urgent_first(board: Board, make: SimpleNamespace) -> None:
@@ -94,73 +80,45 @@ def test_a_forgotten_bed_goes_with_its_last_alert(board: Board, make: SimpleName
     assert board.names() == ["st/icu/1"], "the monitor was switched on again"
 
 
-def test_state_is_json_and_the_mark_of_the_generator_is_there(board: Board, make: SimpleNamespace) -> None:
-    for bed in ("st/icu/1", "st/icu/9"):
-        board.samples(make.samples(bed, received=10.0), "hl7")
-        board.prediction(make.prediction(bed, [0.9, 0.1, 0.1, 0.1]))
-    board.alert(make.alert())
-    board.gap(Gap("st/icu/1", "m1", 0.0, 1.0, GapReason.INVALID), 11.0)
-    tiles = json.loads(json.dumps(board.tiles(-1, 12.5), allow_nan=False))
-    assert [(t["bed"], t["synthetic"], t["transport"], t["lead"], t["age"]) for t in tiles] == [
-        ("st/icu/1", False, "hl7", "II", 2.5),
-        ("st/icu/9", True, "hl7", "II", 2.5),
-    ]
-    assert tiles[0]["gap"] == {"reason": "invalid", "age": 1.5}
-
-
-@pytest.mark.parametrize("show", [False, True])
-def test_names_only_where_asked_for(manifest: Manifest, make: SimpleNamespace, show: bool) -> None:
-    board = _board(manifest, show_patients=show)
-    board.samples(make.samples(encounter=ADA), "hl7")
-    board.encounter(EncounterChange(EncounterEvent.ADMIT, "st/icu/1", ADA, 0.0))
-    assert ("CANARY" in json.dumps(board.tiles(-1, 0.0))) == show
-
-
-@pytest.mark.parametrize("event", [EncounterEvent.ADMIT, EncounterEvent.DISCHARGE, EncounterEvent.TRANSFER])
-def test_nothing_of_one_patient_is_shown_as_anothers(
-    manifest: Manifest, make: SimpleNamespace, event: EncounterEvent
-) -> None:
+def test_nothing_of_one_patient_is_shown_as_anothers(manifest: Manifest, make: SimpleNamespace) -> None:
     board = _board(manifest, show_patients=True)
     for bed in ("st/icu/1", "st/icu/2"):
-        board.samples(make.samples(bed, encounter=ADA if bed.endswith("1") else None), "hl7")
+        board.samples(make.samples(bed), "hl7", Stay(0, ADA))
         board.prediction(make.prediction(bed, [0.1, 0.9, 0.1, 0.1]))
     board.tick(1.0)
-    prior = "st/icu/2" if event is EncounterEvent.TRANSFER else None
-    who = ADA if event is EncounterEvent.DISCHARGE else BOB
-    board.encounter(EncounterChange(event, "st/icu/1", who, 0.0, prior_bed=prior))
+    board.encounter(Left("st/icu/1", 1, Departure.PATIENT_CHANGED))
+    assert (_tile(board)["findings"], _tile(board)["patient"]) == ([], None)
+    board.encounter(Arrived("st/icu/1", 1, BOB))
     board.tick(2.0)
-    tile = _tile(board)
-    assert tile["findings"] == []
-    assert tile["patient"] == (None if event is EncounterEvent.DISCHARGE else "OTHER")
-    assert (_tile(board, "st/icu/2")["findings"] == []) == (prior is not None)
+    assert _tile(board)["patient"] == "OTHER"
+    assert _tile(board, "st/icu/2")["findings"] and _tile(board, "st/icu/2")["patient"] == "CANARY, ADA"
     _, count = FRAME.unpack_from(board.history())
-    assert count == (0 if prior else 1), "the strip before the change is gone"
+    assert count == 1, "the strip before the change is gone"
+    board.encounter(Left("never/seen/1", 1, Departure.DISCHARGE))
+    assert len(board.names()) == 2
 
 
-def test_a_late_message_of_one_who_left_does_not_touch_the_next(manifest: Manifest, make: SimpleNamespace) -> None:
+def test_signal_of_another_encounter_wipes_also_where_nobody_told_of_it(
+    manifest: Manifest, make: SimpleNamespace
+) -> None:
+    for other_device in ("m1", "m2"):
+        board = _board(manifest, show_patients=True)
+        board.samples(make.samples(), "hl7", Stay(0, ADA))
+        board.prediction(make.prediction("st/icu/1", [0.1, 0.9, 0.1, 0.1]))
+        board.samples(make.samples(start=1001.0, device=other_device), "hl7", Stay(1, BOB))
+        assert (_tile(board)["findings"], _tile(board)["patient"]) == ([], "OTHER")
+
+
+def test_what_more_is_known_of_a_patient_changes_his_name_and_nothing_else(
+    manifest: Manifest, make: SimpleNamespace
+) -> None:
     board = _board(manifest, show_patients=True)
-    board.samples(make.samples(encounter=ADA), "hl7")
-    board.prediction(make.prediction("st/icu/1", [0.1, 0.9, 0.1, 0.1]))
-    board.encounter(EncounterChange(EncounterEvent.DISCHARGE, "st/icu/1", BOB, 0.0))
-    board.encounter(EncounterChange(EncounterEvent.TRANSFER, "st/icu/2", BOB, 0.0, prior_bed="st/icu/1"))
-    assert _tile(board)["findings"] and _tile(board)["patient"]
-
-
-def test_a_change_of_patient_that_another_device_of_the_bed_told_wipes(board: Board, make: SimpleNamespace) -> None:
-    board.samples(make.samples(encounter=ADA), "hl7")
-    board.prediction(make.prediction("st/icu/1", [0.1, 0.9, 0.1, 0.1]))
-    board.gap(Gap("st/icu/1", "m2", 0.0, 1.0, GapReason.ENCOUNTER), 11.0)
-    assert not _tile(board)["findings"]
-
-
-def test_another_patient_in_the_waveform_wipes_too_but_an_update_does_not(board: Board, make: SimpleNamespace) -> None:
-    board.samples(make.samples(encounter=ADA), "hl7")
-    board.prediction(make.prediction("st/icu/1", [0.1, 0.9, 0.1, 0.1]))
-    renamed = Encounter(patient_ids=("1^^^H^MR",), family_name="NEW")
-    board.encounter(EncounterChange(EncounterEvent.UPDATE, "st/icu/1", renamed, 0.0))
-    assert _tile(board)["findings"]
-    board.samples(make.samples(start=1001.0, encounter=BOB), "hl7")
-    assert not _tile(board)["findings"]
+    board.samples(make.samples(), "hl7", Stay(3, ADA))
+    board.prediction(make.prediction("st/icu/1", [0.1, 0.9, 0.1, 0.1], generation=3))
+    seen = board.revision
+    board.encounter(Updated("st/icu/1", 3, dataclasses.replace(ADA, family_name="NEW")))
+    assert (_tile(board)["findings"] != [], _tile(board)["patient"]) == (True, "NEW, ADA")
+    assert len(board.tiles(seen, 0.0)) == 1
 
 
 def test_the_lead_of_the_strip(board: Board, make: SimpleNamespace) -> None:
@@ -215,26 +173,6 @@ def test_only_changed_tiles_are_told(board: Board, make: SimpleNamespace) -> Non
     assert [t["bed"] for t in board.tiles(seen, 0.0)] == ["a/b/2"]
 
 
-def test_what_a_further_model_says_stands_beside_the_first(
-    manifest: Manifest, further: Manifest, make: SimpleNamespace
-) -> None:
-    board = _board(manifest, further)
-    board.prediction(make.prediction("st/icu/1", [0.1, 0.9, 0.1, 0.1], 100.0))
-    assert _tile(board, now=105.0)["models"] == [
-        {"model": "lvef", "findings": [], "time": None, "age": None, "requested": False}
-    ]
-    board.prediction(make.prediction("st/icu/1", [0.83], 100.0, model="lvef/1.0"))
-    (opinion,) = _tile(board, now=160.0)["models"]
-    (finding,) = opinion["findings"]
-    assert (finding["label"], finding["probability"], finding["threshold"]) == ("LVEF <= 40", 0.83, 0.8)
-    assert (opinion["age"], opinion["time"]) == (60.0, 1010.0)
-    assert _tile(board)["findings"][0]["label"] == "Afib", "the first model's are as they were"
-    board.prediction(make.prediction("st/icu/1", [0.5, 0.5], 200.0, model="lvef/1.0"))
-    assert _tile(board)["models"][0]["findings"] == [], "of another shape: not misread"
-    board.encounter(EncounterChange(EncounterEvent.ADMIT, "st/icu/1", BOB, 0.0))
-    assert _tile(board)["models"][0]["age"] is None, "it was another patient's"
-
-
 def test_a_request_stands_until_a_later_window_is_answered(
     manifest: Manifest, further: Manifest, make: SimpleNamespace
 ) -> None:
@@ -250,13 +188,8 @@ def test_a_request_stands_until_a_later_window_is_answered(
     board.prediction(make.prediction("st/icu/1", [0.2], 104.0, model="lvef/1.0"))
     assert not _tile(board)["models"][0]["requested"]
     board.request("st/icu/1", "lvef", 110.0)
-    board.encounter(EncounterChange(EncounterEvent.ADMIT, "st/icu/1", BOB, 0.0))
+    board.encounter(Left("st/icu/1", 1, Departure.PATIENT_CHANGED))
     assert not _tile(board)["models"][0]["requested"], "it was asked of another patient"
-
-
-def test_a_prediction_of_another_model_is_not_misread(board: Board, make: SimpleNamespace) -> None:
-    board.prediction(make.prediction("a/b/1", [0.5, 0.5]))
-    assert _tile(board, "a/b/1")["findings"] == []
 
 
 def test_a_sender_that_invents_beds_or_rates_does_no_harm(board: Board, make: SimpleNamespace) -> None:

@@ -16,7 +16,8 @@ from agent.core.ecg import LEADS, Lead, Window
 from agent.core.labels import index_of
 from agent.core.leads import LEAD_INDEX, derive
 from agent.core.preprocessing import Preprocessing, prepare
-from agent.core.windows.windower import Windower, WindowingSettings
+from agent.core.windows.settings import WindowingSettings
+from agent.core.windows.windower import Windower
 from agent.sources.replay import bed_of, read_record, samples_from_recording
 from training.data import DatasetSettings, Source, WindowTable, evidence_counts
 from training.data.prepare import prepare as prepare_dataset

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.core.alerting.engine import Alerting
+from agent.core.alerting.alerting import Alerting
 from agent.core.bundle.manifest import (
     AlertRule,
     ChangeRecord,

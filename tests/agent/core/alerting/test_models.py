@@ -9,17 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.alerting.engine import ECG_MISSING, Alerting, AlertingSettings
+from agent.core.alerting.alerting import Alerting
 from agent.core.alerting.models import ModelsAlerting
+from agent.core.alerting.settings import AlertingSettings
+from agent.core.alerting.technical import ECG_MISSING
 from agent.core.bundle.manifest import Manifest
+from agent.core.census import Departure, Left, Stay
 from agent.core.ecg import (
     LEADS,
     Alert,
-    Encounter,
-    EncounterChange,
-    EncounterEvent,
-    Gap,
-    GapReason,
     Phase,
     Prediction,
     Priority,
@@ -29,7 +27,6 @@ from agent.core.ecg import (
 )
 
 WALL = 1_700_000_000.0
-ADA = Encounter(patient_ids=("1^^^H^MR",))
 
 
 def manifest_of(name: str, *labels: tuple[str, bool], version: str = "1") -> Manifest:
@@ -98,7 +95,9 @@ class Ward:
     def see(self, **models: Sequence[float]) -> list[tuple[str, str, str]]:
         out: list[tuple[str, str, str]] = []
         for model, probabilities in models.items():
-            sent = self.alerting.on_prediction(predicted(f"{model}/1", self.n, probabilities), WALL + 5 * self.n, 0)
+            sent = self.alerting.on_prediction(
+                predicted(f"{model}/1", self.n, probabilities), WALL + 5 * self.n, Stay()
+            )
             out += [(a.model.partition("/")[0], a.label, a.phase.value) for a in sent]
         self.n += 1
         return out
@@ -159,17 +158,14 @@ def test_silence_is_told_once() -> None:
     ]
 
 
-@pytest.mark.parametrize("how", ["discharge", "gap", "shutdown"])
+@pytest.mark.parametrize("how", ["discharge", "shutdown"])
 def test_what_ends_a_bed_ends_it_for_all(how: str) -> None:
     ward = Ward()
     ward.see(sl=YES, ssl=(0.1, 0.9))
     ward.see(sl=YES, ssl=(0.1, 0.9))
     match how:
         case "discharge":
-            change = EncounterChange(EncounterEvent.DISCHARGE, "h/icu/1", ADA, 100.0)
-            sent = ward.alerting.on_encounter_change(change, WALL)
-        case "gap":
-            sent = ward.alerting.on_gap(Gap("h/icu/1", "m1", 0.0, 1.0, GapReason.ENCOUNTER), WALL)
+            sent = ward.alerting.on_census(Left("h/icu/1", 1, Departure.DISCHARGE), WALL)
         case _:
             sent = ward.alerting.on_shutdown(WALL)
     assert sorted((a.label, a.phase) for a in sent) == [("Acute MI", Phase.END), ("Afib", Phase.END)]
@@ -221,4 +217,4 @@ def test_never_two_alerts_of_one_label_and_one_model_is_as_without_the_others(
         assert len(labels) == len(set(labels))
         if model == "sl":
             one = predicted("sl/1", n, p)
-            assert single.on_prediction(one, WALL + 5 * n, 0) == alone.on_prediction(one, WALL + 5 * n, 0)
+            assert single.on_prediction(one, WALL + 5 * n, Stay()) == alone.on_prediction(one, WALL + 5 * n, Stay())

@@ -11,7 +11,7 @@ from hl7apy.parser import parse_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.alerting.engine import ECG_MISSING, LEADS_OFF
+from agent.core.alerting.technical import ECG_MISSING, LEADS_OFF
 from agent.core.ecg import Alert, Encounter, Phase, Priority
 from agent.core.hl7.alert import (
     Acknowledgement,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.core.windows.timeline import Added, Block, Timeline
+from agent.core.windows.timeline import Added, LeadBlock, Timeline
 
 T0 = 1000.0
 SIGNAL = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
 
 
-def block(start: float, first: int, size: int, rows: tuple[int, ...] = (0, 1)) -> Block:
+def block(start: float, first: int, size: int, rows: tuple[int, ...] = (0, 1)) -> LeadBlock:
     values = tuple(SIGNAL[first : first + size] + row for row in rows)
-    return Block(T0 + start, size, rows, values, (), (), received=0.0)
+    return LeadBlock(T0 + start, size, rows, values, (), (), received=0.0)
 
 
 def line(rate: int = 250) -> Timeline:
