@@ -21,7 +21,7 @@ from numpy.testing import assert_allclose
 from agent.commands.send import Feed
 from agent.commands.send import run as send
 from agent.config import Config, load
-from agent.core.alerting.engine import Alerting
+from agent.core.alerting.alerting import Alerting
 from agent.core.beats.rate import heart_rate
 from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import (
