@@ -49,7 +49,7 @@ class Ward:
         """Seconds from arrival to answer of the first model's windows; windows that further models answered."""
         schedule = Schedule(self.max_batch, 0.01, 1e6, FIRST, lane(self.answer_within))
         if not careful:
-            schedule._room = lambda one, now: min(len(one.queue), self.max_batch)  # type: ignore[method-assign]
+            schedule._room = lambda one, *_: min(len(one.queue), self.max_batch)  # type: ignore[method-assign]
         beds = [f"bed {i}" for i in range(len(self.offsets))]
         starts = [k * self.period for k in range(self.periods)]
         events = [(start + o, FIRST, bed) for start in starts for bed, o in zip(beds, self.offsets, strict=True)]
@@ -161,14 +161,19 @@ def test_the_first_model_waits_a_little_for_company() -> None:
     assert len(s) == 1
 
 
-def test_others_do_not_begin_while_the_first_model_waits_for_company() -> None:
+def test_while_the_first_model_waits_for_company_others_begin_only_what_is_done_by_then() -> None:
+    """On a ward that always has a window waiting for company they would otherwise never begin."""
     s = schedule()
-    s.add("other", lane(30.0, 0.01))
-    push(s, "other", job("a", 9.0))
+    s.add("other", lane(30.0, 0.03))
+    s.add("unknown", lane(40.0))
+    push(s, "other", *(job(bed, 9.0) for bed in "abc"))
+    push(s, "unknown", job("a", 9.0))
     push(s, FIRST, job("a", 10.0))
-    assert s.next(10.05).jobs == ()
-    assert s.next(10.11).lane == FIRST
-    assert s.next(10.12).lane == "other"
+    pick = s.next(10.03)
+    assert (pick.lane, len(pick.jobs)) == ("other", 2), "sixty milliseconds of seventy"
+    assert s.next(10.09).jobs == (), "ten are left"
+    assert s.next(10.09).wait == pytest.approx(0.01)
+    assert [s.next(t).lane for t in (10.11, 10.12, 10.15)] == [FIRST, "other", "unknown"]
 
 
 def test_the_most_urgent_of_the_others_goes_first_and_trials_last() -> None:
