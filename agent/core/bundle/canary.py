@@ -92,15 +92,17 @@ class Figures:
 
 
 class Spread:
-    """Quantiles of numbers from 1e-7 to 1e3 to two per cent, in constant memory."""
+    """Quantiles of numbers from 1e-7 to 1e3 to two per cent, and never above the largest, in constant memory."""
 
     _LOWEST, _STEP = 1e-7, math.log(1.02)
 
     def __init__(self) -> None:
         self._counts = np.zeros(1 + math.ceil(math.log(1e10) / self._STEP), np.int64)
+        self._most = 0.0
 
     def add(self, values: NDArray[np.float64]) -> None:
         """Take values in; what is smaller than the smallest counts as it."""
+        self._most = max(self._most, float(values.max(initial=0.0)))
         place = np.log(np.maximum(values, self._LOWEST) / self._LOWEST) / self._STEP
         np.add.at(self._counts, np.minimum(np.ceil(place), len(self._counts) - 1).astype(np.int64), 1)
 
@@ -109,7 +111,8 @@ class Spread:
         if not (total := int(self._counts.sum())):
             return 0.0
         place = int(np.searchsorted(np.cumsum(self._counts), math.ceil(q * total)))
-        return self._LOWEST * math.exp(place * self._STEP) if place else 0.0
+        # A share rounded up beyond one would be none.
+        return min(self._LOWEST * math.exp(place * self._STEP), self._most) if place else 0.0
 
 
 class _Round:

@@ -276,16 +276,12 @@ def test_the_schema_is_the_committed_one(tmp_path: Path) -> None:
     assert json.loads(out) == schema()
 
 
-def test_the_command_itself(ward: Path, offer: Callable[..., Path]) -> None:
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "agent.cli", "bundle", *words, "--config", str(ward / "agent.toml")]
-        return subprocess.run(line, capture_output=True, text=True, check=False, cwd=ward, timeout=120)
-
-    done = command("list", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["bundles"] == []
-    assert command("install", str(offer("1.1", engines=F32, golden=GOLDEN | {"tolerance": 1e-12}))).returncode == 0
-    done = command("activate", "deepecg-sl-demo")
+def test_the_command_itself(run: Run, ward: Path, offer: Callable[..., Path]) -> None:
+    """A process of its own, with the logging that it sets itself, where everything is said at once."""
+    good(run("install", offer("1.1", engines=F32, golden=GOLDEN | {"tolerance": 1e-12})))
+    words = ["activate", "deepecg-sl-demo", "--config", str(ward / "agent.toml")]
+    line = [sys.executable, "-m", "agent.cli", "bundle", *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ward, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1, "nothing but the sentence"
     assert "has no engine that works on this machine" in done.stderr

@@ -91,8 +91,9 @@ class Ward:
                     Window(f"a/b/{bed}", "m", 0, start, start + 10, 250.0, samples, leads, time.monotonic())
                 )
             self.sent += 1
-            await self.parts.batcher.drain(waiting=3)
-            await asyncio.sleep(0.001)  # what is left to an engine on trial
+            # Something waits most of the time, and now and then nothing does: an engine on trial gets what is left.
+            await self.parts.batcher.drain(waiting=0 if self.sent % 3 == 0 else 6)
+            await asyncio.sleep(0)
 
     def nothing_is_lost(self) -> None:
         """Each window was answered once and in its bed's order, and none dropped."""
@@ -108,6 +109,11 @@ async def until(found: Callable[[], object], seconds: float = 60.0) -> None:
             await asyncio.sleep(0.01)
 
 
+async def counted(ward: Ward, outcome: str) -> None:
+    """Wait until a trial has ended so: written down, counted and shown."""
+    await until(lambda: f"ward/{outcome}" in totals(ward.metrics.trials))
+
+
 @asynccontextmanager
 async def running(config: Config, *, planned: bool = True) -> AsyncIterator[Ward]:
     """``planned``: the agent comes to a planned end."""
@@ -116,6 +122,9 @@ async def running(config: Config, *, planned: bool = True) -> AsyncIterator[Ward
         page = Page(parts, metrics)
         ward = Ward(parts, parts.rollout(config, metrics, page), metrics, page)
         reader, load, rollout = (asyncio.create_task(w) for w in (ward.read(), ward.load(), ward.rollout.run()))
+        test = asyncio.current_task()
+        assert test is not None
+        rollout.add_done_callback(lambda ended: None if ended.cancelled() else test.cancel())  # it has died: why, below
         try:
             yield ward
         finally:
@@ -137,7 +146,8 @@ def config(publisher: Publisher, tmp_path: Path) -> Callable[..., Config]:
         return Config.model_validate(
             {
                 "agent": {"state_dir": tmp_path / "state"},
-                "engine": {"bundle": folder, "trusted_keys": [publisher.public], "max_wait": 0.0},
+                "engine": {"bundle": folder, "trusted_keys": [publisher.public], "queue_per_bed": 64, "max_wait": 0.0},
+                "serving": {"answer_within": 1e4, "expire_after": 1e4},  # no machine is too busy for a trial
                 "rollout": QUICK | rollout,
             }
         )
@@ -182,7 +192,7 @@ class Faulty:
             case "raises":
                 raise RuntimeError("the device fell off the bus")
             case "slow":
-                time.sleep(0.03)
+                time.sleep(0.05 * len(x))
         return out
 
     def infer_raw(self, windows: FloatArray, rate: float) -> FloatArray:
@@ -236,7 +246,7 @@ async def test_an_engine_that_does_not_fit_is_compiled_tried_promoted_and_kept(
             assert wanted == 1
             name = await asyncio.to_thread(compile_requested, settings)
             await until(lambda: ward.serving == "openvino-int8w")
-            await until(lambda: stage(settings) is Stage.KEPT)
+            await counted(ward, "kept")
             await until(lambda: ward.parts.batcher.states()[0].shadow == "")
             await until(lambda: sample(ward.metrics, "deepecg_rebuild_wanted", model="ward") == 0)
     ward.nothing_is_lost()
@@ -276,7 +286,7 @@ async def test_an_engine_that_does_not_hold_is_rejected(
     name = compile_by_hand(settings)
     faulty.fault = fault
     async with running(settings) as ward:
-        await until(lambda: stage(settings) is Stage.REJECTED)
+        await counted(ward, "rejected")
         assert ward.serving == "openvino-f32"
         await until(lambda: ward.parts.batcher.states()[0].shadow == "")
         await until(lambda: f"{name} was rejected at" in (ward.page.words or [""])[-1])
@@ -309,7 +319,7 @@ async def test_an_engine_that_fails_after_it_was_promoted_is_rolled_back_and_no_
         assert ward.serving == "openvino-int8w"
         object.__setattr__(settings.rollout, "slower", 1.5)  # only now, so that it is promoted on any machine
         faulty.engines[0].fault = fault
-        await until(lambda: stage(settings) is Stage.ROLLED_BACK)
+        await counted(ward, "rolled_back")
         assert ward.serving == "openvino-f32"
         last = len(ward.found)
         await until(lambda: len(ward.found) > last + 50)
