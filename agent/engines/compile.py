@@ -37,7 +37,7 @@ from agent.engines.backends.openvino import openvino_library
 from agent.engines.backends.tensorrt import Log, tensorrt_library
 from agent.engines.base import BUCKETS, EngineError
 from agent.engines.bundles.bundle import Bundle
-from agent.engines.local.machine import library_version, this_machine
+from agent.engines.machine import library_version, this_machine
 from agent.engines.mixed_precision import halved
 
 Model: TypeAlias = Any

@@ -27,7 +27,7 @@ from agent.core.bundle.manifest import Parity
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.labels import LABELS
 from agent.engines.compile import ONNX
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from agent.engines.select import misfit
 from training.evaluation.resources import SAMPLES, macs
 from training.models.sl import DeepECGSL, released

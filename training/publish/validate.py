@@ -30,7 +30,7 @@ from agent.core.bundle.parity import flips, parity_of, shifts, sound
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.preprocessing import prepare
 from agent.engines.bundles.bundle import Bundle
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from agent.engines.select import misfit
 from training.data import WindowTable
 from training.evaluation.alerts import Persistence, Track, alerts, unmatched

@@ -41,8 +41,8 @@ from agent.engines.bundles.bundle import (
     read_small,
 )
 from agent.engines.bundles.files import exchange, fsync_folder, incoming, locked, owned, write_atomic, write_new
+from agent.engines.bundles.settings import BundleSettings
 from agent.engines.bundles.signing import MAX_SIGNATURE, SigningError, Trust
-from agent.engines.settings import EngineSettings
 
 log = structlog.get_logger()
 
@@ -106,7 +106,7 @@ class Store:
     """Bundles of one state directory, under one set of settings."""
 
     state_dir: Path
-    settings: EngineSettings
+    settings: BundleSettings
 
     # Reading
 

@@ -21,8 +21,8 @@ from agent.core.bundle.manifest import Manifest, schema
 from agent.engines.bundles.bundle import UNSIGNED, default_bundle, open_bundle
 from agent.engines.bundles.signing import key_id, sign, write_public_key
 from agent.engines.local.engines import write_derived
-from agent.engines.local.machine import this_machine
 from agent.engines.local.record import Failure, Serving, Stage, Tried, Wanted, ask, now, read_record, update_record
+from agent.engines.machine import this_machine
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from agent.cli import app
 from agent.engines.bundles.bundle import default_bundle, open_bundle
 from agent.engines.local.engines import read_derived
-from agent.engines.local.machine import this_machine
 from agent.engines.local.record import REQUEST, Wanted, ask, read_record
+from agent.engines.machine import this_machine
 
 Publisher: TypeAlias = Any
 ROOT = Path(__file__).parents[3]

@@ -13,7 +13,7 @@ from agent.core.bundle.manifest import Limits
 from agent.core.labels import index_of
 from agent.engines.bundles.bundle import UNSIGNED, Bundle, open_bundle
 from agent.engines.compile import Built, SourceFiles, build
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from training.data import WindowTable
 from training.models.weights import save_network
 from training.publish.bundle import Contents, answers_of, draft

@@ -12,9 +12,9 @@ from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import Bundle, BundleError
 from agent.engines.local import rebuild as module
 from agent.engines.local.engines import read_derived
-from agent.engines.local.machine import this_machine
 from agent.engines.local.rebuild import cannot, fingerprint, fitting, presumed, rebuild, worth_it
 from agent.engines.local.record import Record, Serving, Stage, Tried, now, read_record, update_record
+from agent.engines.machine import this_machine
 from agent.engines.select import Skipped, open_backend
 
 Publisher: TypeAlias = Any

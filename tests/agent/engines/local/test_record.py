@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 from agent.core.bundle.derived import Machine
 from agent.engines.bundles.bundle import Bundle, BundleError
 from agent.engines.local.engines import DerivedEngine
-from agent.engines.local.machine import this_machine
 from agent.engines.local.rebuild import rebuild
 from agent.engines.local.record import (
     RECORD,
@@ -31,6 +30,7 @@ from agent.engines.local.record import (
     read_request,
     update_record,
 )
+from agent.engines.machine import this_machine
 
 WANTED = Wanted(parent="0" * 64, model="ward/1", flavour="openvino", precision="int8w", reason="it does not fit")
 
