@@ -31,7 +31,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from agent.core.bundle.manifest import Engine, Flavour, Parity, Precision, Target
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Engine, Flavour, Precision, Target
 from agent.core.ecg import FloatArray
 from agent.engines.backends.openvino import openvino_library
 from agent.engines.backends.tensorrt import Log, tensorrt_library

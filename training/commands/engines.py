@@ -11,7 +11,8 @@ from typing import Annotated, cast
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from agent.core.bundle.manifest import Limits, Manifest
+from agent.core.bundle.limits import ParityLimits
+from agent.core.bundle.manifest import Manifest
 from agent.engines.bundles import signing
 from agent.engines.bundles.bundle import UNSIGNED, open_bundle
 from training.commands.bundle import (
@@ -269,14 +270,14 @@ def _check(field: str, value: str) -> None:
         raise ValueError(f"--{field} {value!r}: {error.errors()[0]['msg']}") from error
 
 
-def _limits(path: Path | None) -> Limits:
+def _limits(path: Path | None) -> ParityLimits:
     if path is None:
-        return Limits()
+        return ParityLimits()
     try:
-        return Limits.model_validate_json(path.read_bytes())
+        return ParityLimits.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(
             f"{path}: {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}; limits are "
-            f"{', '.join(Limits.model_fields)}"
+            f"{', '.join(ParityLimits.model_fields)}"
         ) from error

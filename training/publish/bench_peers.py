@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.core.bundle.manifest import Parity
+from agent.core.bundle.limits import Parity
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.labels import LABELS
 from agent.engines.compile import ONNX

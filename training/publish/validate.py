@@ -25,7 +25,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as safetensors_bytes
 from tqdm import tqdm
 
-from agent.core.bundle.manifest import Engine, Label, Manifest, Parity
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Engine, Label, Manifest
 from agent.core.bundle.parity import flips, parity_of, shifts, sound
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.preprocessing import prepare

@@ -3,11 +3,11 @@
 Pure: ``now`` is an argument, monotonic seconds. The same judge sits before the change (the new engine on trial beside
 the old one) and after it (the old one beside the new one, for as long again). It looks at three things:
 
-- **Agreement.** Over each round of `RolloutSettings.windows` windows, the bundle's own limits (`Limits`): the 99.9th
-  percentile of the probabilities' differences, and the share of windows on another side of a label's threshold. The
-  largest difference of all is no criterion here: live signal holds what no validation held. But when more than half of
-  the last `_LATEST` windows differ by more than ``probability_max``, or one answer is not finite, the trial is over at
-  once, however well it went before.
+- **Agreement.** Over each round of `RolloutSettings.windows` windows, the bundle's own limits (`ParityLimits`): the
+  99.9th percentile of the probabilities' differences, and the share of windows on another side of a label's threshold.
+  The largest difference of all is no criterion here: live signal holds what no validation held. But when more than half
+  of the last `_LATEST` windows differ by more than ``probability_max``, or one answer is not finite, the canary is
+  broken at once, however well it went before.
 - **Alerts.** The rules of alerting run over either engine's answers. An alert of one during which the other has none
   at all differs.
 - **Latency.** Median and 99th percentile of what a window takes, over each round.
@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.core.alerting.engine import Alerting, AlertingSettings
-from agent.core.bundle.manifest import Manifest, Parity
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Manifest
 from agent.core.bundle.parity import flips, shifts
 from agent.core.ecg import Phase, Prediction
 

@@ -20,7 +20,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from agent.core.bundle.manifest import FileEntry, Manifest, parse
+from agent.core.bundle.manifest import FileEntry, Manifest
+from agent.core.bundle.strict_json import parse
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.errors import DeepECGError
 from agent.engines.bundles.signing import MAX_SIGNATURE, SigningError, Trust, load_public_key

@@ -23,8 +23,9 @@ import structlog
 from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.core.bundle.manifest import Sha256, parse
+from agent.core.bundle.manifest import Sha256
 from agent.core.bundle.manifest import Version as ManifestVersion
+from agent.core.bundle.strict_json import parse
 from agent.engines.bundles.archive import unpack
 from agent.engines.bundles.bundle import (
     MANIFEST,

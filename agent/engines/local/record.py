@@ -20,7 +20,8 @@ import structlog
 from pydantic import Field
 
 from agent.core.bundle.derived import Machine
-from agent.core.bundle.manifest import Flavour, Precision, Sha256, Strict, parse
+from agent.core.bundle.manifest import Flavour, Precision, Sha256
+from agent.core.bundle.strict_json import Strict, parse
 from agent.engines.bundles.bundle import Bundle, BundleError, read_small
 from agent.engines.bundles.files import locked, write_atomic
 from agent.engines.local.engines import ENGINES, KEY, DerivedEngine, machine_key, open_derived, read_derived

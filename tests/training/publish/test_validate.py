@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.core.bundle.manifest import Limits
+from agent.core.bundle.limits import ParityLimits
 from agent.core.labels import index_of
 from agent.engines.bundles.bundle import UNSIGNED, Bundle, open_bundle
 from agent.engines.compile import Built, SourceFiles, build
@@ -110,7 +110,7 @@ def test_the_auroc_is_of_the_labels_that_count_and_closes_the_gate_where_it_fall
     assert wrong.parity.auroc_change == pytest.approx(change)
     assert abs(change) > 0.01
     wide = {"probability_max": 1.0, "probability_p999": 1.0, "flips_share": 1.0, "alerts_differ": 10**6}
-    assert ("auroc_drop" in Limits.model_validate(wide).broken_by(wrong.parity)) == (change < 0)
+    assert ("auroc_drop" in ParityLimits.model_validate(wide).broken_by(wrong.parity)) == (change < 0)
 
 
 def test_few_patients_have_no_auroc(bundle: Bundle, alerting: Contents, small_table: WindowTable) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agent.core.bundle.canary import Outcome, RolloutSettings, Spread, Trial
-from agent.core.bundle.manifest import AlertRule, Evidence, Label, Limits, Manifest
+from agent.core.bundle.limits import ParityLimits
+from agent.core.bundle.manifest import AlertRule, Evidence, Label, Manifest
 from agent.core.ecg import Prediction, Provenance, Window
 from agent.engines.bundles.bundle import default_bundle, open_manifest
 
@@ -32,7 +33,7 @@ LABELS = (
     Label(name="Afib", severity="pathological", evidence=EVIDENCE, rule=RULE),
     Label(name="Sinusal", severity="normal", evidence=EVIDENCE, threshold=0.5),
 )
-LIMITS = Limits(probability_max=0.1, probability_p999=0.03, flips_share=0.05)
+LIMITS = ParityLimits(probability_max=0.1, probability_p999=0.03, flips_share=0.05)
 MANIFEST: Manifest = SHIPPED.model_copy(update={"labels": LABELS, "limits": LIMITS})
 SETTINGS = RolloutSettings(windows=20, shadow_seconds=10.0)
 
@@ -166,7 +167,7 @@ UP, DOWN = [0.81, 0.2], [0.1, 0.2]
 
 
 def test_an_alert_that_opens_a_window_later_is_the_same_alert() -> None:
-    loose = MANIFEST.model_copy(update={"limits": Limits(probability_max=1, probability_p999=1, flips_share=1)})
+    loose = MANIFEST.model_copy(update={"limits": ParityLimits(probability_max=1, probability_p999=1, flips_share=1)})
     judge = trial(loose)
     compare(
         judge,
@@ -180,7 +181,7 @@ def test_an_alert_that_opens_a_window_later_is_the_same_alert() -> None:
 
 @pytest.mark.parametrize("who", [0, 1])
 def test_an_alert_of_one_engine_alone_differs(who: int) -> None:
-    loose = MANIFEST.model_copy(update={"limits": Limits(probability_max=1, probability_p999=1, flips_share=1)})
+    loose = MANIFEST.model_copy(update={"limits": ParityLimits(probability_max=1, probability_p999=1, flips_share=1)})
     judge = trial(loose)
     sides = [[*[UP] * 5, *[DOWN] * 15], [DOWN] * 20]
     compare(judge, sides[who], sides[1 - who])
@@ -197,7 +198,7 @@ def test_an_alert_of_one_engine_alone_differs(who: int) -> None:
 @settings(max_examples=200)
 def test_alerts_that_differ_are_those_that_never_met(steps: list[tuple[str, bool, bool]]) -> None:
     """Against a plain account: the intervals of either engine's alerts, held against each other afterwards."""
-    loose = MANIFEST.model_copy(update={"limits": Limits(probability_max=1, probability_p999=1, flips_share=1)})
+    loose = MANIFEST.model_copy(update={"limits": ParityLimits(probability_max=1, probability_p999=1, flips_share=1)})
     judge = trial(loose, RolloutSettings(windows=1000))
     sides: dict[tuple[str, int], list[bool]] = {(bed, who): [] for bed in "ab" for who in (0, 1)}
     for bed, old, new in steps:

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from agent.core.bundle.derived import Machine
-from agent.core.bundle.manifest import Engine, Parity, Target
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Engine, Target
 from agent.core.preprocessing import prepare
 from agent.engines.bundles.bundle import Bundle, BundleError
 from agent.engines.bundles.signing import BUNDLE, DERIVED, sign
