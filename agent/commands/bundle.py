@@ -266,7 +266,7 @@ def _retried(state_dir: Path, record: Record, engine: str, there: Sequence[str])
         raise BundleError(f"{engine} is on trial already ({tried.stage.value}, since {tried.since}).")
     if engine in {one.engine for one in record.serving.values()}:
         raise BundleError(f"{engine} serves already; there is nothing to try.")
-    return update_record(state_dir, lambda current: current.with_trial(engine, None))
+    return update_record(state_dir, lambda current: current.with_canary(engine, None))
 
 
 def _trials(record: Record, there: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Whether another engine of a network may take the place of the one that serves: what two of them say of live windows.
 
-Pure: ``now`` is an argument, monotonic seconds. The same judge sits before the change (the new engine on trial beside
+Pure: ``now`` is an argument, monotonic seconds. The same judge sits before the change (the new engine, a canary, beside
 the old one) and after it (the old one beside the new one, for as long again). It looks at three things:
 
 - **Agreement.** Over each round of `RolloutSettings.windows` windows, the bundle's own limits (`ParityLimits`): the
@@ -59,7 +59,7 @@ class RolloutSettings(BaseModel):
     in any case."""
 
 
-class Outcome(StrEnum):
+class Decision(StrEnum):
     """What is to be done."""
 
     WAIT = "wait"
@@ -68,17 +68,17 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """What is to be done, and why."""
 
-    outcome: Outcome
+    decision: Decision
     reason: str = ""
     """With ``BROKEN``: one clause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A trial in numbers."""
+    """A canary in numbers."""
 
     windows: int
     shift_p999: float
@@ -141,7 +141,7 @@ class _Pair:
     """Whether the other had one at any time while this one was open."""
 
 
-class Trial:
+class Canary:
     """One engine against another.
 
     Args:
@@ -195,11 +195,11 @@ class Trial:
         if windows:
             self._break(f"{windows} {'window' if windows == 1 else 'windows'} got an answer that is not finite")
 
-    def verdict(self, now: float) -> Verdict:
+    def judgement(self, now: float) -> Judgement:
         """What is to be done now. What is broken stays broken."""
         if self._problem:
-            return Verdict(Outcome.BROKEN, self._problem)
-        return Verdict(Outcome.HOLDS if self._held and now >= self._until else Outcome.WAIT)
+            return Judgement(Decision.BROKEN, self._problem)
+        return Judgement(Decision.HOLDS if self._held and now >= self._until else Decision.WAIT)
 
     def figures(self) -> Figures:
         """All of it in numbers."""

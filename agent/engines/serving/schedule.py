@@ -124,7 +124,7 @@ class Schedule:
         self.first = first
         self._lane = lane
         self._lanes: dict[str, Lane] = {first: lane}
-        self._trials: dict[str, Lane] = {}
+        self._canaries: dict[str, Lane] = {}
         self._own = Longest()
         self._other = (-math.inf, -math.inf)
         """Begin and end of the last batch of another lane than the first."""
@@ -132,17 +132,17 @@ class Schedule:
     def __len__(self) -> int:
         return sum(len(lane.queue) for _, lane in self._all())
 
-    def add(self, name: str, lane: Lane, *, on_trial: bool = False) -> None:
-        """Another lane; one on trial gets only what all others leave."""
-        (self._trials if on_trial else self._lanes)[name] = lane
+    def add(self, name: str, lane: Lane, *, canary: bool = False) -> None:
+        """Another lane; a canary gets only what all others leave."""
+        (self._canaries if canary else self._lanes)[name] = lane
 
     def remove(self, name: str) -> Lane | None:
         """A lane is no more; None: it was none."""
-        return self._trials.pop(name, None) or self._lanes.pop(name, None)
+        return self._canaries.pop(name, None) or self._lanes.pop(name, None)
 
     def find(self, name: str) -> Lane | None:
         """The lane of that name."""
-        return self._trials.get(name) or self._lanes.get(name)
+        return self._canaries.get(name) or self._lanes.get(name)
 
     def next(self, now: float) -> Pick:
         """Take the next batch, or how long to wait for one."""
@@ -185,12 +185,12 @@ class Schedule:
 
     def _all(self) -> Iterator[tuple[str, Lane]]:
         yield from self._lanes.items()
-        yield from self._trials.items()
+        yield from self._canaries.items()
 
     def _others(self) -> list[tuple[str, Lane]]:
-        """Lanes with windows: further models, the most urgent first, then engines on trial in the same way."""
+        """Lanes with windows: further models, the most urgent first, then canaries in the same way."""
         ordered: list[tuple[str, Lane]] = []
-        for lanes in (self._lanes, self._trials):
+        for lanes in (self._lanes, self._canaries):
             waiting = [
                 (head[0] + lane.answer_within, name, lane)
                 for name, lane in lanes.items()

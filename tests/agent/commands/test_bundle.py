@@ -21,7 +21,17 @@ from agent.core.bundle.manifest import Manifest, schema
 from agent.engines.bundles.bundle import UNSIGNED, default_bundle, open_bundle
 from agent.engines.bundles.signing import key_id, sign, write_public_key
 from agent.engines.local.engines import write_derived
-from agent.engines.local.record import Failure, Serving, Stage, Tried, Wanted, ask, now, read_record, update_record
+from agent.engines.local.record import (
+    CanaryState,
+    Failure,
+    Serving,
+    Stage,
+    Wanted,
+    ask,
+    now,
+    read_record,
+    update_record,
+)
 from agent.engines.machine import this_machine
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -211,7 +221,7 @@ def test_how_this_machine_s_own_engines_do(run: Run, ward: Path) -> None:
     ]
     figures = {"windows": 1200.0, "shift_p999": 0.002, "flips": 1.0, "alerts_old": 3.0, "alerts_new": 4.0}
     figures |= {"alerts_differ": 1.0, "median_old": 0.005, "median_new": 0.002}
-    rejected = Tried(stage=Stage.REJECTED, since=now(), reason="it is slow", figures=figures)
+    rejected = CanaryState(stage=Stage.REJECTED, since=now(), reason="it is slow", figures=figures)
     serving = Serving(engine=names[1], flavour="openvino", precision="f32")
     failure = Failure(
         parent=bundle.sha256, flavour="openvino", precision="int8w", machine="0" * 64, time=now(), reason="no products"
@@ -219,8 +229,8 @@ def test_how_this_machine_s_own_engines_do(run: Run, ward: Path) -> None:
     update_record(
         state,
         lambda record: (
-            record.with_trial(names[0], rejected)
-            .with_trial(names[1], Tried(stage=Stage.WATCH, since=now()))
+            record.with_canary(names[0], rejected)
+            .with_canary(names[1], CanaryState(stage=Stage.WATCH, since=now()))
             .with_serving(bundle.sha256, serving)
             .with_failure(failure)
         ),

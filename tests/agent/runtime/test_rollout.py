@@ -469,7 +469,7 @@ async def test_a_person_may_have_an_engine_tried_again(config: Callable[..., Con
     faulty.fault = "disagrees"
     async with running(settings):
         await until(lambda: stage(settings) is Stage.REJECTED)
-        update_record(settings.agent.state_dir, lambda record: record.with_trial(name, None))
+        update_record(settings.agent.state_dir, lambda record: record.with_canary(name, None))
         await until(lambda: stage(settings) is Stage.KEPT)
 
 

@@ -57,7 +57,7 @@ class Ward:
         for i, (batch, window, every) in enumerate(self.further if further else ()):
             name = f"further {i}"
             costs[name] = (batch, window)
-            schedule.add(name, lane(100.0, batch + window), on_trial=bool(i % 2))
+            schedule.add(name, lane(100.0, batch + window), canary=bool(i % 2))
             times = np.arange(0.0, self.periods * self.period, every)
             events += [(t + k / 10, name, bed) for t in times for k, bed in enumerate(beds[:10])]
         events.sort()
@@ -178,7 +178,7 @@ def test_while_the_first_model_waits_for_company_others_begin_only_what_is_done_
 
 def test_the_most_urgent_of_the_others_goes_first_and_trials_last() -> None:
     s = schedule()
-    s.add("trial", lane(1.0, 0.01), on_trial=True)
+    s.add("trial", lane(1.0, 0.01), canary=True)
     s.add("patient", lane(60.0, 0.01))
     s.add("urgent", lane(5.0, 0.01))
     for name in ("trial", "patient", "urgent"):
@@ -232,7 +232,7 @@ def test_what_waited_too_long_is_dropped_and_told() -> None:
 def test_lanes_come_and_go() -> None:
     s = schedule()
     s.add("other", lane(1.0, 0.1))
-    s.add("trial", lane(1.0, 0.1), on_trial=True)
+    s.add("trial", lane(1.0, 0.1), canary=True)
     push(s, "trial", job("a", 1.0))
     gone = s.remove("trial")
     assert gone is not None
