@@ -18,8 +18,8 @@ from agent.engines.bundles.archive import unpack
 from agent.engines.bundles.bundle import Bundle, BundleError, open_bundle
 from agent.engines.bundles.store import State, Store
 from agent.engines.local.engines import ENGINES, DerivedEngine, read_derived
-from agent.engines.local.machine import this_machine
 from agent.engines.local.record import Record, read_record, read_request, update_record
+from agent.engines.machine import this_machine
 from agent.engines.select import open_backend
 from agent.engines.settings import EngineSettings
 from agent.ops.docstrings import with_descriptions
@@ -146,10 +146,10 @@ def activate(
 ) -> None:
     """Serve an installed bundle from the agent's next start on, if an engine of it passes its self-test here."""
     with sentences():
-        store = store_of(state, config, key)
-        tested = ""
+        folder, settings = settings_of(state, config, key)
+        store, tested = Store(folder, settings), ""
         if not untested:
-            with open_backend(store.open_installed(bundle), store.settings) as backend:
+            with open_backend(store.open_installed(bundle), settings) as backend:
                 tested = f", {backend.name} passed its self-test"
         found = store.activate(bundle, reason)
         typer.echo(f"{found.manifest.model_id} is active{_signed(found)}{tested}; restart the agent to serve it")
@@ -206,7 +206,13 @@ def sentences() -> Iterator[None]:
 
 
 def store_of(state: Path | None, config: Path | None, keys: Sequence[Path] | None) -> Store:
-    """The store that the options mean.
+    """The store that the options mean; raises as `settings_of`."""
+    folder, settings = settings_of(state, config, keys)
+    return Store(folder, settings)
+
+
+def settings_of(state: Path | None, config: Path | None, keys: Sequence[Path] | None) -> tuple[Path, EngineSettings]:
+    """The state directory and the engine's settings that the options mean.
 
     Raises:
         ConfigError: they contradict each other, or the configuration cannot be used.
@@ -218,7 +224,7 @@ def store_of(state: Path | None, config: Path | None, keys: Sequence[Path] | Non
         folder, settings = loaded.agent.state_dir, loaded.engine
     else:
         folder, settings = state or AgentSettings().state_dir, EngineSettings()
-    return Store(folder, settings.model_copy(update={"trusted_keys": (*settings.trusted_keys, *(keys or ()))}))
+    return folder, settings.model_copy(update={"trusted_keys": (*settings.trusted_keys, *(keys or ()))})
 
 
 @contextmanager
@@ -247,7 +253,7 @@ def _retried(state_dir: Path, record: Record, engine: str, there: Sequence[str])
         raise BundleError(f"{engine} is on trial already ({tried.stage.value}, since {tried.since}).")
     if engine in {one.engine for one in record.serving.values()}:
         raise BundleError(f"{engine} serves already; there is nothing to try.")
-    return update_record(state_dir, lambda current: current.with_trial(engine, None))
+    return update_record(state_dir, lambda current: current.with_canary(engine, None))
 
 
 def _trials(record: Record, there: Sequence[str]) -> str:

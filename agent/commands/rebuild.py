@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agent.commands.bundle import ConfigFile, Json, Keys, StateDir, sentences, store_of
+from agent.commands.bundle import ConfigFile, Json, Keys, StateDir, sentences, settings_of
 from agent.config import load
 from agent.core.bundle.derived import Machine
 from agent.core.bundle.manifest import Flavour, Precision
@@ -17,9 +17,10 @@ from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import Bundle, BundleError
 from agent.engines.bundles.files import owned
 from agent.engines.bundles.store import Store
-from agent.engines.local.machine import this_machine
 from agent.engines.local.rebuild import Rebuilt, cannot, fingerprint, fitting, presumed, rebuild, worth_it
 from agent.engines.local.record import REQUEST, Wanted, read_record, read_request
+from agent.engines.machine import this_machine
+from agent.engines.settings import EngineSettings
 
 
 def rebuild_(
@@ -38,9 +39,9 @@ def rebuild_(
     directory. The running agent finds it there and tries it beside the engine that serves.
     """
     with sentences():
-        store = store_of(state, config, key)
-        owned(store.state_dir)
-        work = _Work(store, _bundles(store, config), this_machine())
+        state_dir, settings = settings_of(state, config, key)
+        owned(state_dir)
+        work = _Work(state_dir, settings, _bundles(Store(state_dir, settings), config), this_machine())
         if requested:
             done, problems = work.requested()
         else:
@@ -62,9 +63,9 @@ def rebuild_(
 class _Work:
     """What there is to compile, and from what."""
 
-    def __init__(self, store: Store, bundles: Sequence[Bundle], machine: Machine) -> None:
-        self._state_dir = store.state_dir
-        self._settings = store.settings
+    def __init__(self, state_dir: Path, settings: EngineSettings, bundles: Sequence[Bundle], machine: Machine) -> None:
+        self._state_dir = state_dir
+        self._settings = settings
         self._bundles = {bundle.sha256: bundle for bundle in bundles}
         self._machine = machine
 

@@ -13,8 +13,8 @@ The source is always the network in f32. What each flavour makes of it:
   That is what NNCF's ``compress_weights`` makes, without NNCF on the ward. (On DeepECG-SSL it is as fast, and nearer to
   f32: .060 against .090 of a logit at most.)
 - **tensorrt-rtx** and **tensorrt**: one path through the API that both share. Networks are strongly typed there: the
-  precision is the graph's own, so `halved` writes it. RTX compiles ahead of time, without a GPU, for the compute
-  capabilities that are named; TensorRT for the GPU of this machine, whose kernels it times. Neither is made
+  precision is the graph's own, so `in_mixed_precision` writes it. RTX compiles ahead of time, without a GPU, for the
+  compute capabilities that are named; TensorRT for the GPU of this machine, whose kernels it times. Neither is made
   version-compatible or hardware-compatible, as both cost speed and an engine that does not fit is compiled again; and
   no timing cache is kept, as it would help only who compiles the same network for the same GPU twice.
 - **torch-cuda**: torch runs the ONNX file itself, so there is nothing to compile.
@@ -31,14 +31,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from agent.core.bundle.manifest import Engine, Flavour, Parity, Precision, Target
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Engine, Flavour, Precision, Target
 from agent.core.ecg import FloatArray
 from agent.engines.backends.openvino import openvino_library
 from agent.engines.backends.tensorrt import Log, tensorrt_library
 from agent.engines.base import BUCKETS, EngineError
 from agent.engines.bundles.bundle import Bundle
-from agent.engines.local.machine import library_version, this_machine
-from agent.engines.mixed_precision import halved
+from agent.engines.machine import library_version, this_machine
+from agent.engines.mixed_precision import in_mixed_precision
 
 Model: TypeAlias = Any
 Progress: TypeAlias = Callable[[str, float], None]
@@ -244,7 +245,7 @@ def _tensorrt(
     tell: Progress,
 ) -> tuple[dict[str, bytes], Target]:
     trt = tensorrt_library(flavour)
-    content = _onnx(source) if precision == "f32" else halved(_onnx(source), precision)
+    content = _onnx(source) if precision == "f32" else in_mixed_precision(_onnx(source), precision)
     log = Log.of(trt)
     builder = trt.Builder(log)
     if builder is None:  # TensorRT asks for the GPU already here

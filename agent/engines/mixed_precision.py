@@ -13,7 +13,7 @@ from agent.engines.base import EngineError
 _PRODUCTS = {"Gemm", "MatMul"}
 
 
-def halved(content: bytes, precision: Precision) -> bytes:
+def in_mixed_precision(content: bytes, precision: Precision) -> bytes:
     """The ONNX file with all that it computes in bf16 or f16, but for what comes after the last matrix product.
 
     That rest makes probabilities of logits: in bf16 a probability near one half has steps of .004. Input and output

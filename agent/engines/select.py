@@ -23,7 +23,7 @@ from agent.core.ecg import FloatArray
 from agent.core.preprocessing import prepare
 from agent.engines.base import Backend, EngineError, Runner
 from agent.engines.bundles.bundle import Bundle
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from agent.engines.settings import EngineSettings
 
 log = structlog.get_logger()

@@ -26,9 +26,9 @@ from agent.core.windows.windower import Windower
 from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import Bundle, BundleError
 from agent.engines.bundles.store import Store
-from agent.engines.local.machine import this_machine
 from agent.engines.local.rebuild import fitting, worth_it
 from agent.engines.local.record import ask, choose
+from agent.engines.machine import this_machine
 from agent.engines.select import Opened, open_backend
 from agent.engines.serving.batcher import Batcher
 from agent.engines.serving.model import Model

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import structlog
 
-from agent.core.bundle.canary import Figures, Outcome, RolloutSettings, Trial, Verdict
+from agent.core.bundle.canary import Canary, Decision, Figures, Judgement, RolloutSettings
 from agent.core.bundle.derived import Machine
 from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import Bundle, BundleError
@@ -29,10 +29,10 @@ from agent.engines.local.engines import ENGINES, DerivedEngine
 from agent.engines.local.rebuild import cannot, fingerprint, fitting, worth_it
 from agent.engines.local.record import (
     REQUEST,
+    CanaryState,
     Record,
     Serving,
     Stage,
-    Tried,
     ask,
     now,
     read_record,
@@ -76,9 +76,9 @@ class Ward:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """How a trial ended."""
+    """How a canary ended."""
 
-    verdict: Verdict
+    judgement: Judgement
     figures: Figures
     share: float
     """Of the windows that were answered meanwhile, those that were compared."""
@@ -113,7 +113,7 @@ class Rollout:
         self._watched_ended(True)
         record = read_record(self._state_dir)
         for name in [name for name in record.tried if _stage(record, name) is Stage.SHADOW]:
-            self._write(partial(Record.with_trial, engine=name, tried=None))
+            self._write(partial(Record.with_canary, engine=name, tried=None))
 
     # What there is to do
 
@@ -205,9 +205,9 @@ class Rollout:
             await self._note(bundle, name, Stage.REJECTED, str(error))
             return
         result = await self._compare(bundle, name, shadow, answer_within, Stage.SHADOW)
-        if result.verdict.outcome is not Outcome.HOLDS:
+        if result.judgement.decision is not Decision.HOLDS:
             self._batcher.unshadow(model)
-            await self._note(bundle, name, Stage.REJECTED, result.verdict.reason, result.figures)
+            await self._note(bundle, name, Stage.REJECTED, result.judgement.reason, result.figures)
             return
         before = (await asyncio.to_thread(read_record, self._state_dir)).serving.get(bundle.sha256)
         try:
@@ -244,8 +244,8 @@ class Rollout:
         """The new one serves, the old one beside it. ``share``: of the windows, what could be compared before."""
         model = bundle.manifest.name
         result = await self._compare(bundle, own.engine, shadow, answer_within, Stage.WATCH, share)
-        reason, figures = result.verdict.reason, result.figures
-        failed = shadow.stood_in or (result.verdict.outcome is Outcome.BROKEN and not result.lost)
+        reason, figures = result.judgement.reason, result.figures
+        failed = shadow.stood_in or (result.judgement.decision is Decision.BROKEN and not result.lost)
         if failed and not shadow.stood_in:
             try:
                 self._batcher.exchange(model)
@@ -260,7 +260,7 @@ class Rollout:
     async def _compare(
         self, bundle: Bundle, name: str, shadow: Shadow, answer_within: float, stage: Stage, share: float = 0.0
     ) -> _Result:
-        """What the trial says in the end: ``HOLDS``, or ``BROKEN`` with the reason.
+        """What the canary says in the end: ``HOLDS``, or ``BROKEN`` with the reason.
 
         An engine that is so slow that it leaves the old one no time would never be found to be slow; so it is broken
         when far fewer windows are compared than the ``share`` that was before.
@@ -269,13 +269,13 @@ class Rollout:
         watch = stage is Stage.WATCH
         seconds = self._settings.watch_seconds if watch else self._settings.shadow_seconds
         began = noted = looked = time.monotonic()
-        trial = Trial(bundle.manifest, self._settings, seconds=seconds, answer_within=answer_within, began=began)
+        canary = Canary(bundle.manifest, self._settings, seconds=seconds, answer_within=answer_within, began=began)
         first = marked = self._batcher.tally(model).answered
         compared = compared_then = 0
 
-        def result(verdict: Verdict, *, lost: bool = False) -> _Result:
+        def result(judgement: Judgement, *, lost: bool = False) -> _Result:
             answered = self._batcher.tally(model).answered - first
-            return _Result(verdict, trial.figures(), min(1.0, compared / max(1, answered)), lost)
+            return _Result(judgement, canary.figures(), min(1.0, compared / max(1, answered)), lost)
 
         while True:
             try:
@@ -283,28 +283,28 @@ class Rollout:
                     found = await anext(shadow)
                 compared += 1
                 if watch:
-                    trial.add(found.shadow, found.served, found.shadow_seconds, found.served_seconds)
+                    canary.add(found.shadow, found.served, found.shadow_seconds, found.served_seconds)
                 else:
-                    trial.add(found.served, found.shadow, found.served_seconds, found.shadow_seconds)
+                    canary.add(found.served, found.shadow, found.served_seconds, found.shadow_seconds)
             except TimeoutError:
                 pass
             except EngineError as error:
-                return result(Verdict(Outcome.BROKEN, str(error)), lost=True)
+                return result(Judgement(Decision.BROKEN, str(error)), lost=True)
             except StopAsyncIteration:  # the agent ends, and so does this task: nothing is to be concluded
                 await asyncio.Event().wait()
-            trial.not_finite(self._batcher.tally(model).wrong if watch else shadow.wrong)
+            canary.not_finite(self._batcher.tally(model).wrong if watch else shadow.wrong)
             current = time.monotonic()
-            if (verdict := trial.verdict(current)).outcome is not Outcome.WAIT:
-                return result(verdict)
+            if (judgement := canary.judgement(current)).decision is not Decision.WAIT:
+                return result(judgement)
             if current - looked > _STARVED:
                 answered = self._batcher.tally(model).answered
                 if compared - compared_then < _FEWER * share * (answered - marked):
                     words = f"only {compared - compared_then} of {answered - marked} windows could be compared"
-                    return result(Verdict(Outcome.BROKEN, f"{words}: it leaves the engine before it no time."))
+                    return result(Judgement(Decision.BROKEN, f"{words}: it leaves the engine before it no time."))
                 looked, marked, compared_then = current, answered, compared
             if current - noted > _PROGRESS:
                 noted = current
-                await self._note(bundle, name, stage, figures=trial.figures(), new=False)
+                await self._note(bundle, name, stage, figures=canary.figures(), new=False)
 
     # What is said of it
 
@@ -325,8 +325,8 @@ class Rollout:
         def change(record: Record) -> Record:
             known = record.tried.get(name)
             since = known.since if known is not None and known.stage is stage and not new else now()
-            tried = Tried(stage=stage, since=since, reason=reason, figures=numbers)
-            record = record.with_trial(name, tried)
+            tried = CanaryState(stage=stage, since=since, reason=reason, figures=numbers)
+            record = record.with_canary(name, tried)
             return record if serve is None else record.with_serving(bundle.sha256, serve.engine)
 
         record = await asyncio.to_thread(self._write, change)

@@ -40,7 +40,8 @@ def ward_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the IR of a small network of matrix products, golden windows and its answers to them."""
     folder = tmp_path_factory.mktemp("ward") / "network"
     folder.mkdir()
-    op, rng = openvino.opset13, np.random.default_rng(3)
+    # Of this seed no answer is nearer than 0.3 to a threshold: int8 weights flip none, in whatever a processor adds up.
+    op, rng = openvino.opset13, np.random.default_rng(25)
     x = op.parameter([-1, 12, 2500], np.float32)
     first = op.constant((rng.normal(0, 1, (30_000, 64)) / 30).astype(np.float32))
     second = op.constant(rng.normal(0, 0.5, (64, len(WARD_LABELS))).astype(np.float32))

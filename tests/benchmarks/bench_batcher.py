@@ -4,8 +4,8 @@ that is full. Prints JSON::
 python tests/benchmarks/bench_batcher.py
 
 The engine is one that filters on its device, so nothing is filtered here; windows are copied into batches as they are
-for every engine. ``--before FOLDER`` measures the batcher of an older checkout (agent/engines/batcher.py) in the same
-way, each in processes of its own, in turns.
+for every engine. ``--before FOLDER`` measures the batcher of another checkout alike, each in processes of its
+own, in turns.
 """
 
 from __future__ import annotations
@@ -46,25 +46,15 @@ class Nothing:
 
 
 def batcher(manifest: Any, per_bed: int) -> Any:
-    """The present batcher, or that of before."""
+    from agent.engines.serving.batcher import Batcher
+    from agent.engines.serving.model import Model
+    from agent.engines.serving.settings import ServingSettings
     from agent.engines.settings import EngineSettings
     from agent.ops.metrics import Metrics
 
-    settings = EngineSettings(queue_per_bed=per_bed, queue=4096)
     engine = Nothing(len(manifest.labels))
-    try:
-        from agent.engines.serving.batcher import Batcher
-        from agent.engines.serving.model import Model
-        from agent.engines.serving.settings import ServingSettings
-
-        model = Model(manifest, lambda: nullcontext(engine))
-        return Batcher([model], settings, ServingSettings(), Metrics())
-    except ImportError:
-        from agent.engines import batcher as before
-
-        prepared = np.zeros((64, 12, 2500), np.float32)
-        before.prepare = lambda windows, *_: prepared[: len(windows)]  # as a device would
-        return before.Batcher(lambda: nullcontext(engine), manifest, settings, Metrics())
+    settings = EngineSettings(queue_per_bed=per_bed, queue=4096)
+    return Batcher([Model(manifest, lambda: nullcontext(engine))], settings, ServingSettings(), Metrics())
 
 
 def window(bed: int, number: int, samples: np.ndarray) -> Any:
@@ -136,7 +126,8 @@ async def full(manifest: Any) -> tuple[float, float, float]:
 
 
 def measure(seconds: float) -> dict[str, float]:
-    from agent.core.bundle.manifest import Manifest, parse
+    from agent.core.bundle.manifest import Manifest
+    from agent.core.bundle.strict_json import parse
     from agent.engines.bundles.bundle import default_bundle
 
     manifest = parse(Manifest, (default_bundle() / "manifest.json").read_bytes())

@@ -19,7 +19,8 @@ from training.train.recipes import LeadPolicy, Recipe, recipe_named
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from agent.core.bundle.manifest import Limits, Manifest
+    from agent.core.bundle.limits import ParityLimits
+    from agent.core.bundle.manifest import Manifest
     from training.evaluation.evidence import Score
     from training.publish.bundle import Contents
     from training.publish.engines import Asked
@@ -319,19 +320,19 @@ def _check(field: str, value: str) -> None:
         raise ValueError(f"--{field} {value!r}: {error.errors()[0]['msg']}") from error
 
 
-def _limits(path: Path | None) -> Limits:
+def _limits(path: Path | None) -> ParityLimits:
     """The gate's limits: those of a file, or the project's."""
     from pydantic import ValidationError
 
-    from agent.core.bundle.manifest import Limits
+    from agent.core.bundle.limits import ParityLimits
 
     if path is None:
-        return Limits()
+        return ParityLimits()
     try:
-        return Limits.model_validate_json(path.read_bytes())
+        return ParityLimits.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(
             f"{path}: {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}; limits are "
-            f"{', '.join(Limits.model_fields)}"
+            f"{', '.join(ParityLimits.model_fields)}"
         ) from error

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.core.bundle.manifest import Parity
+from agent.core.bundle.limits import Parity
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.labels import LABELS
 from agent.engines.compile import ONNX
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from agent.engines.select import misfit
 from training.evaluation.resources import SAMPLES, macs
 from training.models.kinds import SSLConfig, released

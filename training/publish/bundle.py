@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from safetensors.torch import save as safetensors_bytes
 from torch.export import ExportedProgram
 
+from agent.core.bundle.limits import Parity, ParityLimits
 from agent.core.bundle.manifest import (
     ChangeRecord,
     Engine,
@@ -34,9 +35,7 @@ from agent.core.bundle.manifest import (
     Golden,
     InputSpec,
     Label,
-    Limits,
     Manifest,
-    Parity,
     Source,
     Training,
 )
@@ -123,7 +122,7 @@ class Contents:
     golden: FloatArray
     """(k, 12, rate · seconds) raw mV at the network's rate: their answers are computed by torch in fp32."""
     readme: str
-    limits: Limits = field(default_factory=Limits)
+    limits: ParityLimits = field(default_factory=ParityLimits)
     keep_weights: bool = True
     """Put the safetensors beside the engines, so that they can be validated by the bundle alone."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from agent.core.bundle.manifest import Limits, Parity
+from agent.core.bundle.limits import Parity, ParityLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Validation:
     hours: float
     counted: tuple[str, ...]
     """Labels by which engines are judged."""
-    limits: Limits
+    limits: ParityLimits
     engines: tuple[Finding, ...]
     """In the manifest's order."""
 

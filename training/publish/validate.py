@@ -25,12 +25,13 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as safetensors_bytes
 from tqdm import tqdm
 
-from agent.core.bundle.manifest import Engine, Label, Manifest, Parity
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Engine, Label, Manifest
 from agent.core.bundle.parity import flips, parity_of, shifts, sound
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.preprocessing import prepare
 from agent.engines.bundles.bundle import Bundle
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from agent.engines.select import misfit
 from training.data import WindowTable
 from training.defaults import HOURS, WINDOWS

@@ -1,13 +1,13 @@
 """Whether another engine of a network may take the place of the one that serves: what two of them say of live windows.
 
-Pure: ``now`` is an argument, monotonic seconds. The same judge sits before the change (the new engine on trial beside
+Pure: ``now`` is an argument, monotonic seconds. The same judge sits before the change (the new engine, a canary, beside
 the old one) and after it (the old one beside the new one, for as long again). It looks at three things:
 
-- **Agreement.** Over each round of `RolloutSettings.windows` windows, the bundle's own limits (`Limits`): the 99.9th
-  percentile of the probabilities' differences, and the share of windows on another side of a label's threshold. The
-  largest difference of all is no criterion here: live signal holds what no validation held. But when more than half of
-  the last `_LATEST` windows differ by more than ``probability_max``, or one answer is not finite, the trial is over at
-  once, however well it went before.
+- **Agreement.** Over each round of `RolloutSettings.windows` windows, the bundle's own limits (`ParityLimits`): the
+  99.9th percentile of the probabilities' differences, and the share of windows on another side of a label's threshold.
+  The largest difference of all is no criterion here: live signal holds what no validation held. But when more than half
+  of the last `_LATEST` windows differ by more than ``probability_max``, or one answer is not finite, the canary is
+  broken at once, however well it went before.
 - **Alerts.** The rules of alerting run over either engine's answers. An alert of one during which the other has none
   at all differs.
 - **Latency.** Median and 99th percentile of what a window takes, over each round.
@@ -26,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agent.core.alerting.alerting import Alerting
 from agent.core.alerting.settings import AlertingSettings
-from agent.core.bundle.manifest import Manifest, Parity
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Manifest
 from agent.core.bundle.parity import flips, shifts
 from agent.core.ecg import Phase, Prediction
 
@@ -59,7 +60,7 @@ class RolloutSettings(BaseModel):
     in any case."""
 
 
-class Outcome(StrEnum):
+class Decision(StrEnum):
     """What is to be done."""
 
     WAIT = "wait"
@@ -68,17 +69,17 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """What is to be done, and why."""
 
-    outcome: Outcome
+    decision: Decision
     reason: str = ""
     """With ``BROKEN``: one clause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A trial in numbers."""
+    """A canary in numbers."""
 
     windows: int
     shift_p999: float
@@ -93,15 +94,17 @@ class Figures:
 
 
 class Spread:
-    """Quantiles of numbers from 1e-7 to 1e3 to two per cent, in constant memory."""
+    """Quantiles of numbers from 1e-7 to 1e3 to two per cent, and never above the largest, in constant memory."""
 
     _LOWEST, _STEP = 1e-7, math.log(1.02)
 
     def __init__(self) -> None:
         self._counts = np.zeros(1 + math.ceil(math.log(1e10) / self._STEP), np.int64)
+        self._most = 0.0
 
     def add(self, values: NDArray[np.float64]) -> None:
         """Take values in; what is smaller than the smallest counts as it."""
+        self._most = max(self._most, float(values.max(initial=0.0)))
         place = np.log(np.maximum(values, self._LOWEST) / self._LOWEST) / self._STEP
         np.add.at(self._counts, np.minimum(np.ceil(place), len(self._counts) - 1).astype(np.int64), 1)
 
@@ -110,7 +113,8 @@ class Spread:
         if not (total := int(self._counts.sum())):
             return 0.0
         place = int(np.searchsorted(np.cumsum(self._counts), math.ceil(q * total)))
-        return self._LOWEST * math.exp(place * self._STEP) if place else 0.0
+        # A share rounded up beyond one would be none.
+        return min(self._LOWEST * math.exp(place * self._STEP), self._most) if place else 0.0
 
 
 class _Round:
@@ -138,7 +142,7 @@ class _Pair:
     """Whether the other had one at any time while this one was open."""
 
 
-class Trial:
+class Canary:
     """One engine against another.
 
     Args:
@@ -192,11 +196,11 @@ class Trial:
         if windows:
             self._break(f"{windows} {'window' if windows == 1 else 'windows'} got an answer that is not finite")
 
-    def verdict(self, now: float) -> Verdict:
+    def judgement(self, now: float) -> Judgement:
         """What is to be done now. What is broken stays broken."""
         if self._problem:
-            return Verdict(Outcome.BROKEN, self._problem)
-        return Verdict(Outcome.HOLDS if self._held and now >= self._until else Outcome.WAIT)
+            return Judgement(Decision.BROKEN, self._problem)
+        return Judgement(Decision.HOLDS if self._held and now >= self._until else Decision.WAIT)
 
     def figures(self) -> Figures:
         """All of it in numbers."""

@@ -6,7 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from agent.core.bundle.manifest import Engine, FileEntry, FileName, Sha256, Strict, check_files
+from agent.core.bundle.manifest import Engine, FileEntry, FileName, Sha256, check_files
+from agent.core.bundle.strict_json import Strict
 
 
 class Machine(Strict):

@@ -8,13 +8,14 @@ other languages.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from agent.core.bundle.limits import Parity, ParityLimits, Probability
+from agent.core.bundle.strict_json import Strict
 from agent.core.ecg import LEADS, Lead, Priority
 from agent.core.preprocessing import Preprocessing
 
@@ -24,7 +25,6 @@ MAX_FILES = 256
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}((a|b|rc)[0-9]{1,9})?$")]
 """What both PEP 440 and people agree on the order of."""
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 FileName = str
 Flavour: TypeAlias = Literal["openvino", "tensorrt", "tensorrt-rtx", "torch-cuda"]
 Precision: TypeAlias = Literal["f32", "bf16", "f16", "int8w"]
@@ -33,12 +33,6 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 """Letters, digits and a few marks: no folder, no hidden file, nothing that a terminal or another system reads anew."""
 _MAX_RATE, _MAX_SECONDS = 10_000, 3600
 _RESERVED = {"manifest.json", "manifest.sig", "derived.json", "derived.sig"}
-
-
-class Strict(BaseModel):
-    """What a manifest is made of: nothing unknown, nothing infinite, nothing that changes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Evidence(Strict):
@@ -162,69 +156,6 @@ class Target(Strict):
         return self
 
 
-class Parity(Strict):
-    """How far an engine is from the network in fp32 torch, over the same windows and the outputs that count
-    (`Manifest.counted`), as `agent.core.bundle.parity` measures it. None: not measured."""
-
-    windows: int = Field(default=0, ge=0)
-    """How many were compared; 0: nothing was measured, as of an engine that needs a GPU where there is none."""
-    probability_max: Probability | None = None
-    """Largest difference of an answer."""
-    probability_p999: Probability | None = None
-    """99.9th percentile of the differences."""
-    logit_max: float | None = Field(default=None, ge=0.0)
-    """Largest difference of a logit between -6 and 6, beyond which a probability in f32 does not tell it; of f32
-    engines."""
-    flips: int | None = Field(default=None, ge=0)
-    """Windows on the other side of a label's threshold (`Label.cuts`), of the label with the most of them."""
-    auroc_change: float | None = Field(default=None, ge=-1.0, le=1.0)
-    """Of the label that lost most; negative: worse than fp32."""
-    alerts_differ: int | None = Field(default=None, ge=0)
-    """Alerts of one during which the other has none at all, in a replay of whole recordings."""
-
-    @model_validator(mode="after")
-    def _on_windows(self) -> Self:
-        if not self.windows and self.model_dump(exclude={"windows"}, exclude_none=True):
-            raise ValueError("parity was measured on no windows")
-        if self.flips is not None and self.flips > self.windows:
-            raise ValueError("more windows flip than were compared")
-        return self
-
-
-class Limits(Strict):
-    """The gate: what an engine may differ from fp32 by and still be this network. The aim is that it does the same
-    task, not that it gives the same bits.
-
-    The defaults lie between what a sound bf16 engine of the demonstration bundle does and what the very same network
-    makes of the same ECG cut one sample (4 ms) later, which no ward can rule out (18,920 and 800 windows; largest
-    difference .037 and .134, 99.9th percentile .018 and .094, flips of the worst label .0020 and .0088).
-    """
-
-    probability_max: Probability = 0.1
-    """The largest of very many; what it may do to a finding is said by the other limits."""
-    probability_p999: Probability = 0.03
-    logit_max: float = Field(default=1e-4, gt=0.0)
-    """Of f32 engines, which have no excuse."""
-    flips_share: Probability = 0.005
-    """Of the windows, for the label that flips most; a single window never breaks it."""
-    auroc_drop: Probability = 0.002
-    """Of the label that lost most: a tenth of the uncertainty of the figures themselves."""
-    alerts_differ: int = Field(default=0, ge=0)
-
-    def broken_by(self, parity: Parity) -> str:
-        """Which limit a measurement breaks, in words; empty: none. What was not measured breaks none."""
-        flips = None if parity.flips is None or parity.flips <= 1 else parity.flips / parity.windows
-        found = (
-            ("probability_max", parity.probability_max, self.probability_max),
-            ("probability_p999", parity.probability_p999, self.probability_p999),
-            ("logit_max", parity.logit_max, self.logit_max),
-            ("flips_share", flips, self.flips_share),
-            ("auroc_drop", None if parity.auroc_change is None else -parity.auroc_change, self.auroc_drop),
-            ("alerts_differ", parity.alerts_differ, self.alerts_differ),
-        )
-        return next((f"{name} is {is_:.3g}, above {most:.3g}" for name, is_, most in found if is_ and is_ > most), "")
-
-
 class Engine(Strict):
     """One compiled form of the network. Compared with the machine before a file is opened."""
 
@@ -327,7 +258,7 @@ class Manifest(Strict):
     source: Source | None = None
     """None: no engine can be compiled from this bundle."""
     golden: Golden
-    limits: Limits = Limits()
+    limits: ParityLimits = ParityLimits()
     files: dict[FileName, FileEntry]
     training: Training
     change: ChangeRecord
@@ -382,66 +313,6 @@ def check_files(files: dict[FileName, FileEntry], used: Iterable[FileName]) -> N
             raise ValueError(f"{other!r} and {name!r} differ in case only, which not every file system tells apart")
     if missing := sorted(set(used) - files.keys()):
         raise ValueError(f"no checksum for {', '.join(missing)}; every file that the manifest names needs one")
-
-
-# JSON
-
-_MOST_WORDS = 200
-"""Characters that a manifest may contribute to a sentence about itself."""
-_Shape = TypeVar("_Shape", bound=BaseModel)
-
-
-def parse(shape: type[_Shape], content: bytes) -> _Shape:
-    """Read a manifest, or another file of ours whose shape has a ``schema_version``, from its bytes.
-
-    Stricter than JSON parsers are: UTF-8 only, no key twice, no NaN, no number or flag written as text.
-
-    Raises:
-        ValueError: what is wrong, in one clause that begins with where.
-    """
-    try:
-        text = content.decode("utf-8")
-        document = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_int)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not UTF-8") from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {error.lineno}: {error.msg[0].lower()}{error.msg[1:]}") from error
-    known = shape.model_fields["schema_version"].default
-    found = document.get("schema_version", known) if isinstance(document, dict) else known
-    if type(found) is int and found != known:  # rather than the twenty faults that follow from it
-        raise ValueError(f"it is of schema {found}, and this version reads schema {known}: compile it again")
-    try:
-        return shape.model_validate_json(content, strict=True)
-    except ValidationError as error:
-        raise ValueError(_first(error)) from error
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    message = first["msg"].removeprefix("Value error, ")[:_MOST_WORDS]
-    return f"{f'key {where[:_MOST_WORDS]!r}: ' if where else ''}{message[0].lower()}{message[1:]}{more}"
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)[:_MOST_WORDS]!r} is there twice")
-    return found
-
-
-def _int(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError(f"an integer of {len(digits)} digits is none that a manifest holds")
-    return int(digits)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def schema() -> dict[str, Any]:

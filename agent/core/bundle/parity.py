@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.core.bundle.manifest import Label, Manifest, Parity
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Label, Manifest
 from agent.core.ecg import FloatArray
 
 BOUNDED = 6.0

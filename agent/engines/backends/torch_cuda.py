@@ -29,7 +29,7 @@ from agent.core.ecg import LEADS, FloatArray
 from agent.core.preprocessing import Steps, prepare, steps
 from agent.engines.base import BUCKETS, EngineError, in_buckets
 from agent.engines.bundles.bundle import Bundle
-from agent.engines.mixed_precision import halved, onnx_library, read_onnx
+from agent.engines.mixed_precision import in_mixed_precision, onnx_library, read_onnx
 
 Tensor: TypeAlias = Any
 Torch: TypeAlias = Any
@@ -70,7 +70,7 @@ class TorchCudaEngine:
             )
         content = self._bundle.read(self._entry.files[0])
         if self._entry.precision != "f32":
-            content = halved(content, self._entry.precision)
+            content = in_mixed_precision(content, self._entry.precision)
         try:
             with torch.inference_mode():
                 self._network = network_from_onnx(torch, content, self._device)

@@ -20,7 +20,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from agent.core.bundle.manifest import FileEntry, Manifest, parse
+from agent.core.bundle.manifest import FileEntry, Manifest
+from agent.core.bundle.strict_json import parse
 from agent.core.ecg import LEADS, FloatArray
 from agent.core.errors import DeepECGError
 from agent.engines.bundles.signing import MAX_SIGNATURE, SigningError, Trust, load_public_key
@@ -146,7 +147,7 @@ def open_manifest(path: Path, trust: Trust = PACKAGE_ONLY) -> Signed:
         if folder.is_relative_to(PACKAGE):
             # Each release signs its demonstration with a key of its own, which speaks for this folder only.
             trust = trust.trusting(load_public_key(PACKAGE / "demo.pem"))
-        verdict = trust.check(content, signature, f"bundle {folder.name}")
+        found = trust.check(content, signature, f"bundle {folder.name}")
     except SigningError as error:
         raise BundleError(str(error)) from error
     try:
@@ -155,7 +156,7 @@ def open_manifest(path: Path, trust: Trust = PACKAGE_ONLY) -> Signed:
         raise BundleError(
             f"{MANIFEST}: {error}; copy the bundle again whole, or use one made for this version of the agent."
         ) from error
-    return Signed(folder, manifest, hashlib.sha256(content).hexdigest(), verdict.signer, verdict.warning)
+    return Signed(folder, manifest, hashlib.sha256(content).hexdigest(), found.signer, found.warning)
 
 
 def _there(path: Path) -> bool:

@@ -50,7 +50,7 @@ class SigningError(DeepECGError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Authenticity:
     """What `Trust.check` found of bytes that may be used."""
 
     signer: str
@@ -83,7 +83,7 @@ class Trust:
         """The same, and these keys too."""
         return replace(self, keys=MappingProxyType({**self.keys, **{key_id(key): key for key in keys}}))
 
-    def check(self, content: bytes, signature: bytes | None, what: str) -> Verdict:
+    def check(self, content: bytes, signature: bytes | None, what: str) -> Authenticity:
         """Whose these bytes of a manifest are. ``signature``: the signature file's content, None where there is none.
 
         Raises:
@@ -100,11 +100,11 @@ class Trust:
                 "signed by another key."
             )
         try:
-            return Verdict(self._signer(content, signature, what))
+            return Authenticity(self._signer(content, signature, what))
         except SigningError as error:
             if self.require_signature:
                 raise
-            return Verdict("", str(error))
+            return Authenticity("", str(error))
 
     def _signer(self, content: bytes, signature: bytes | None, what: str) -> str:
         if signature is None:

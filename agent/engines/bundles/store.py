@@ -23,8 +23,9 @@ import structlog
 from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.core.bundle.manifest import Sha256, parse
+from agent.core.bundle.manifest import Sha256
 from agent.core.bundle.manifest import Version as ManifestVersion
+from agent.core.bundle.strict_json import parse
 from agent.engines.bundles.archive import unpack
 from agent.engines.bundles.bundle import (
     MANIFEST,
@@ -41,8 +42,8 @@ from agent.engines.bundles.bundle import (
     read_small,
 )
 from agent.engines.bundles.files import exchange, fsync_folder, incoming, locked, owned, write_atomic, write_new
+from agent.engines.bundles.settings import BundleSettings
 from agent.engines.bundles.signing import MAX_SIGNATURE, SigningError, Trust
-from agent.engines.settings import EngineSettings
 
 log = structlog.get_logger()
 
@@ -106,7 +107,7 @@ class Store:
     """Bundles of one state directory, under one set of settings."""
 
     state_dir: Path
-    settings: EngineSettings
+    settings: BundleSettings
 
     # Reading
 

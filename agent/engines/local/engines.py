@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from agent import __version__
 from agent.core.bundle.derived import Derived, Machine
-from agent.core.bundle.manifest import Engine, FileEntry, parse
+from agent.core.bundle.manifest import Engine, FileEntry
+from agent.core.bundle.strict_json import parse
 from agent.engines.bundles.bundle import MAX_FILE, MAX_MANIFEST, Bundle, BundleError, check_file, read_small
 from agent.engines.bundles.files import exchange, fsync_folder, incoming, locked, owned, write_new
 from agent.engines.bundles.signing import (

@@ -16,7 +16,8 @@ import structlog
 
 from agent import __version__
 from agent.core.bundle.derived import Machine
-from agent.core.bundle.manifest import Engine, Flavour, Manifest, Parity, Precision
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Engine, Flavour, Manifest, Precision
 from agent.core.bundle.parity import parity_of
 from agent.core.ecg import FloatArray
 from agent.core.preprocessing import prepare

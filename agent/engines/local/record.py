@@ -20,7 +20,8 @@ import structlog
 from pydantic import Field
 
 from agent.core.bundle.derived import Machine
-from agent.core.bundle.manifest import Flavour, Precision, Sha256, Strict, parse
+from agent.core.bundle.manifest import Flavour, Precision, Sha256
+from agent.core.bundle.strict_json import Strict, parse
 from agent.engines.bundles.bundle import Bundle, BundleError, read_small
 from agent.engines.bundles.files import locked, write_atomic
 from agent.engines.local.engines import ENGINES, KEY, DerivedEngine, machine_key, open_derived, read_derived
@@ -44,7 +45,7 @@ class Stage(StrEnum):
     ROLLED_BACK = "rolled_back"
 
 
-class Tried(Strict):
+class CanaryState(Strict):
     """How an engine's trial stands, or went."""
 
     stage: Stage
@@ -101,11 +102,11 @@ class Record(Strict):
     schema_version: Literal[1] = 1
     serving: dict[Sha256, Serving] = Field(default_factory=dict)
     """By bundle."""
-    tried: dict[str, Tried] = Field(default_factory=dict)
+    tried: dict[str, CanaryState] = Field(default_factory=dict)
     """By the engine's folder."""
     failed: tuple[Failure, ...] = ()
 
-    def with_trial(self, engine: str, tried: Tried | None) -> Record:
+    def with_canary(self, engine: str, tried: CanaryState | None) -> Record:
         """The same, but for one engine's trial; None: it may be tried (again)."""
         rest = {name: one for name, one in self.tried.items() if name != engine}
         kept = dict(list(rest.items())[-_KEPT:])

@@ -5,7 +5,7 @@ says whose windows are next, the engine thread filters and infers them together 
 When it cannot keep up, further models wait before the first does, and each bed loses its own oldest windows first.
 
 The first model is what the agent is for: what goes wrong with its engine ends the process. What goes wrong with a
-further model's engine, or with one on trial, ends that model or trial, is said, and costs nothing else.
+further model's engine, or with a canary, ends that model or canary, is said, and costs nothing else.
 
 Another engine of a model can be tried beside the one that serves (`Batcher.shadow`) and change places with it between
 two batches (`Batcher.exchange`). Whether and when that is done is for others to decide.
@@ -24,7 +24,7 @@ import structlog
 
 from agent.core.ecg import Prediction, Window
 from agent.engines.base import EngineError
-from agent.engines.serving.keeper import Engine, Keeper, Opener
+from agent.engines.serving.keeper import Keeper, OpenEngine, Opener
 from agent.engines.serving.model import Model, ModelState, Served, Shadow, Tally
 from agent.engines.serving.queue import Dropped, DropReason, Job, WindowQueue
 from agent.engines.serving.schedule import Lane, Schedule
@@ -179,7 +179,7 @@ class Batcher:
         while True:
             outcome = await self._worker.outcomes.get()
             match outcome:
-                case Answer() if outcome.on_trial:
+                case Answer() if outcome.is_canary:
                     self._models[outcome.lane.removesuffix(_SHADOW)].compared(outcome)
                 case Answer():
                     self._metrics.queue.set(len(self._worker))
@@ -264,7 +264,7 @@ class Batcher:
         log.info("engine_swapped", model=served.manifest.model_id, before=before.name, engine=old.engine.name)
         return served.shadow
 
-    def serving(self, model: str) -> Engine | None:
+    def serving(self, model: str) -> OpenEngine | None:
         """The engine that serves a model; None: it has none (yet).
 
         Raises:
@@ -288,7 +288,7 @@ class Batcher:
         """
         self._end_shadow(self._models[model])
 
-    async def _open(self, served: Served, opener: Opener, *, probe: bool = True) -> Engine:
+    async def _open(self, served: Served, opener: Opener, *, probe: bool = True) -> OpenEngine:
         keeper = Keeper(opener, served.manifest)
         self._keepers = [*(known for known in self._keepers if not known.is_closed), keeper]
         return await keeper.open(self._settings.start_deadline, probe=probe)
@@ -304,7 +304,7 @@ class Batcher:
                 self._serve(served, engine)
             log.info("model_ready", model=served.manifest.model_id, engine=engine.name, seconds=engine.seconds)
 
-    def _serve(self, served: Served, engine: Engine) -> None:
+    def _serve(self, served: Served, engine: OpenEngine) -> None:
         self._worker.serve(served.name, self._lane(served.answer_within), served.manifest, engine)
         served.is_served_by(engine)
 

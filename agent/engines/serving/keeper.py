@@ -28,7 +28,7 @@ Opener: TypeAlias = Callable[[], AbstractContextManager[Backend]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Engine:
+class OpenEngine:
     """An engine that is open."""
 
     backend: Backend
@@ -56,14 +56,14 @@ class Keeper:
         self._retired = threading.Event()
         self._closed = asyncio.Event()
 
-    async def open(self, within: float, *, probe: bool = True) -> Engine:
+    async def open(self, within: float, *, probe: bool = True) -> OpenEngine:
         """Load and test it, and with ``probe`` see how fast it is.
 
         Raises:
             EngineError: it cannot be opened, takes longer, or is no engine of this model. It is closed again.
         """
         loop = asyncio.get_running_loop()
-        opened: asyncio.Future[Engine] = loop.create_future()
+        opened: asyncio.Future[OpenEngine] = loop.create_future()
         # A daemon thread: an engine that hangs in native code must not keep the process from exiting.
         threading.Thread(target=self._keep, args=(loop, opened, probe), name="engine-keeper", daemon=True).start()
         try:
@@ -93,13 +93,13 @@ class Keeper:
             async with asyncio.timeout(within):
                 await self._closed.wait()
 
-    def _keep(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Engine], probe: bool) -> None:
+    def _keep(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[OpenEngine], probe: bool) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends, and nobody is left to be told
             try:
                 with self._opener() as backend:
                     self._same_model(backend)
                     seconds = Computer(self._manifest).probe(backend) if probe else None
-                    loop.call_soon_threadsafe(_settle, opened, Engine(backend, self, seconds))
+                    loop.call_soon_threadsafe(_settle, opened, OpenEngine(backend, self, seconds))
                     self._retired.wait()
             except BaseException as error:  # noqa: BLE001  the thread's top: whatever it is, the loop must hear of it
                 loop.call_soon_threadsafe(_settle, opened, error)
@@ -114,11 +114,11 @@ class Keeper:
             raise EngineError(f"{backend.name} is an engine of {theirs.model_id}, not of {ours.model_id}.")
 
 
-def _settle(opened: asyncio.Future[Engine], found: Engine | BaseException) -> None:
+def _settle(opened: asyncio.Future[OpenEngine], found: OpenEngine | BaseException) -> None:
     if opened.done():  # nobody waits any more, or it failed while it was closed
         if isinstance(found, BaseException):
             log.error("engine_not_closed", error=type(found).__name__, reason=str(found))
-    elif isinstance(found, Engine):
+    elif isinstance(found, OpenEngine):
         opened.set_result(found)
     elif isinstance(found, EngineError | BundleError):
         opened.set_exception(EngineError(str(found)))

@@ -13,7 +13,7 @@ from agent.core.leads import LEAD_INDEX
 from agent.engines.base import EngineError
 from agent.engines.select import Opened
 from agent.engines.serving.cadence import Cadence
-from agent.engines.serving.keeper import Engine, Opener
+from agent.engines.serving.keeper import OpenEngine, Opener
 from agent.engines.serving.queue import DropReason
 from agent.engines.serving.settings import ModelSettings
 from agent.engines.serving.worker import Answer
@@ -75,12 +75,12 @@ class Comparison:
 
 
 class Shadow:
-    """An engine on trial: an async iterator of comparisons, for one reader.
+    """A canary: an async iterator of comparisons, for one reader.
 
-    Ends with `Batcher.unshadow` and with the batcher; raises `EngineError` when the engine on trial has failed.
+    Ends with `Batcher.unshadow` and with the batcher; raises `EngineError` when the canary has failed.
     """
 
-    def __init__(self, engine: Engine, keep: int) -> None:
+    def __init__(self, engine: OpenEngine, keep: int) -> None:
         self.engine = engine
         self.wrong = 0
         """Windows that are finite and got an answer that is not."""
@@ -125,7 +125,7 @@ class Served:
         self.manifest = model.manifest
         self.opener = model.opener
         self.answer_within = answer_within
-        self.engine: Engine | None = None
+        self.engine: OpenEngine | None = None
         """None: it has none (yet); nothing is given to it."""
         self.problem = ""
         self.shadow: Shadow | None = None
@@ -203,7 +203,7 @@ class Served:
         return tuple(found)
 
     def compared(self, answer: Answer) -> None:
-        """The same of an engine on trial: its reader gets the comparisons."""
+        """The same of a canary: its reader gets the comparisons."""
         if self.shadow is None or self.shadow.engine is not answer.engine:  # of one that no longer is
             for _ in answer.jobs:
                 self.count_shadow(DropReason.UNREAD)
@@ -224,7 +224,7 @@ class Served:
         """A window is not compared."""
         self._metrics.shadow_dropped.labels(self.name, reason.value).inc()
 
-    def is_served_by(self, engine: Engine | None) -> None:
+    def is_served_by(self, engine: OpenEngine | None) -> None:
         """It has another engine, or none."""
         if self.engine is not None:
             self._metrics.model_engine.remove(self.name, self.engine.name)

@@ -45,7 +45,7 @@ class Job:
     submitted: float
     """Monotonic seconds."""
     reference: Prediction | None = None
-    """What the serving engine made of it, where one on trial is to be compared."""
+    """What the serving engine made of it, where a canary is to be compared."""
     seconds: float = 0.0
     """And what that took: its share of the batch."""
 

@@ -2,11 +2,12 @@
 
 The first model's windows are due within `answer_within` of their last sample. A batch cannot be interrupted, so a
 window that comes just after a further model's batch began waits for all of it. Such a batch is therefore begun only
-while nothing of the first model waits, and only if it is done in time even if the worst stretch of the last minute or
-two begins at once: within `answer_within`, less the longest that the first model took of late to answer a window (the
-time that others took from it not counted) and less one full batch of it. As a ward's windows come in the same pattern
-every few seconds, that stretch is a good forecast. A batch gets as many windows as fit by what earlier ones took; where
-not even one fits, the model waits, and its windows expire and are counted.
+while nothing of the first model waits (or waits for company, and for longer than the batch takes), and only if it is
+done in time even if the worst stretch of the last minute or two begins at once: within `answer_within`, less the
+longest that the first model took of late to answer a window (the time that others took from it not counted) and less
+one full batch of it. As a ward's windows come in the same pattern every few seconds, that stretch is a good forecast. A
+batch gets as many windows as fit by what earlier ones took; where not even one fits, the model waits, and its windows
+expire and are counted.
 
 Pure: ``now`` is an argument, monotonic seconds.
 """
@@ -123,7 +124,7 @@ class Schedule:
         self.first = first
         self._lane = lane
         self._lanes: dict[str, Lane] = {first: lane}
-        self._trials: dict[str, Lane] = {}
+        self._canaries: dict[str, Lane] = {}
         self._own = Longest()
         self._other = (-math.inf, -math.inf)
         """Begin and end of the last batch of another lane than the first."""
@@ -131,17 +132,17 @@ class Schedule:
     def __len__(self) -> int:
         return sum(len(lane.queue) for _, lane in self._all())
 
-    def add(self, name: str, lane: Lane, *, on_trial: bool = False) -> None:
-        """Another lane; one on trial gets only what all others leave."""
-        (self._trials if on_trial else self._lanes)[name] = lane
+    def add(self, name: str, lane: Lane, *, canary: bool = False) -> None:
+        """Another lane; a canary gets only what all others leave."""
+        (self._canaries if canary else self._lanes)[name] = lane
 
     def remove(self, name: str) -> Lane | None:
         """A lane is no more; None: it was none."""
-        return self._trials.pop(name, None) or self._lanes.pop(name, None)
+        return self._canaries.pop(name, None) or self._lanes.pop(name, None)
 
     def find(self, name: str) -> Lane | None:
         """The lane of that name."""
-        return self._trials.get(name) or self._lanes.get(name)
+        return self._canaries.get(name) or self._lanes.get(name)
 
     def next(self, now: float) -> Pick:
         """Take the next batch, or how long to wait for one."""
@@ -153,15 +154,11 @@ class Schedule:
         if (head := self._lane.queue.first()) is not None:
             patience = head[1].window.received + self._max_wait - now
             if len(self._lane.queue) < self._max_batch and patience > 0:
-                pick = Pick(wait=patience)
+                pick = self._pick_other(now, dropped, patience)
             else:
                 pick = self._take(self.first, self._lane, self._max_batch, now, dropped)
         else:
-            for name, lane in self._others():
-                if size := self._room(lane, now):
-                    pick = self._take(name, lane, size, now, dropped)
-                    break
-                pick = Pick(wait=_LATER)
+            pick = self._pick_other(now, dropped)
         return Pick(pick.lane, pick.jobs, pick.wait, tuple(dropped))
 
     def done(self, lane: str, jobs: Sequence[Job], began: float, ended: float) -> None:
@@ -188,12 +185,12 @@ class Schedule:
 
     def _all(self) -> Iterator[tuple[str, Lane]]:
         yield from self._lanes.items()
-        yield from self._trials.items()
+        yield from self._canaries.items()
 
     def _others(self) -> list[tuple[str, Lane]]:
-        """Lanes with windows: further models, the most urgent first, then engines on trial in the same way."""
+        """Lanes with windows: further models, the most urgent first, then canaries in the same way."""
         ordered: list[tuple[str, Lane]] = []
-        for lanes in (self._lanes, self._trials):
+        for lanes in (self._lanes, self._canaries):
             waiting = [
                 (head[0] + lane.answer_within, name, lane)
                 for name, lane in lanes.items()
@@ -202,13 +199,22 @@ class Schedule:
             ordered += [(name, lane) for _, name, lane in sorted(waiting, key=lambda item: item[:2])]
         return ordered
 
-    def _room(self, lane: Lane, now: float) -> int:
-        """How many windows of another lane may be computed together now."""
+    def _pick_other(self, now: float, dropped: list[tuple[str, Dropped]], within: float = math.inf) -> Pick:
+        """A batch of another lane that is done ``within`` so many seconds, or how long to wait for one."""
+        wait = within
+        for name, lane in self._others():
+            if size := self._room(lane, now, within):
+                return self._take(name, lane, size, now, dropped)
+            wait = min(within, _LATER)
+        return Pick(wait=wait)
+
+    def _room(self, lane: Lane, now: float, within: float = math.inf) -> int:
+        """How many windows of another lane may be computed together now, and be done ``within`` so many seconds."""
         full = self._lane.pace.seconds(self._max_batch, now) or 0.0
-        room = self._lane.answer_within - (self._own.get(now) or 0.0) - full
+        room = min(within, self._lane.answer_within - (self._own.get(now) or 0.0) - full)
         most = min(len(lane.queue), self._max_batch)
-        if lane.pace.seconds(1, now) is None:
-            return min(1, most)
+        if lane.pace.seconds(1, now) is None:  # while something waits, nothing is tried out
+            return min(1, most) if within == math.inf else 0
         return bisect_right(range(1, most + 1), room, key=lambda size: lane.pace.seconds(size, now) or 0.0)
 
     def _take(self, name: str, lane: Lane, size: int, now: float, dropped: list[tuple[str, Dropped]]) -> Pick:

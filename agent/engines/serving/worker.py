@@ -18,7 +18,7 @@ from agent.core.bundle.manifest import Manifest
 from agent.core.ecg import Prediction
 from agent.engines.base import EngineError
 from agent.engines.serving.compute import Computed, Computer
-from agent.engines.serving.keeper import Engine
+from agent.engines.serving.keeper import OpenEngine
 from agent.engines.serving.queue import Dropped, DropReason, Job
 from agent.engines.serving.schedule import Lane, Schedule
 
@@ -43,7 +43,7 @@ class Answer:
     """Seconds of them that filtering took."""
     inferred: float
     """And the network."""
-    engine: Engine
+    engine: OpenEngine
     """Which computed it."""
     wrong: int = 0
     """Windows that are finite and got an answer that is not."""
@@ -54,7 +54,7 @@ class Answer:
         return (self.filtered + self.inferred) / len(self.jobs)
 
     @property
-    def on_trial(self) -> bool:
+    def is_canary(self) -> bool:
         """Whether it is to be compared with what another engine has answered."""
         return self.jobs[0].reference is not None
 
@@ -71,7 +71,7 @@ class Lost:
     """An engine has failed, and its lane is gone."""
 
     lane: str
-    engine: Engine
+    engine: OpenEngine
     error: Exception
 
 
@@ -80,8 +80,8 @@ class Replaced:
     """An engine has failed, and the one that stood by for it has taken its place and its windows."""
 
     lane: str
-    engine: Engine
-    by: Engine
+    engine: OpenEngine
+    by: OpenEngine
     error: Exception
 
 
@@ -101,7 +101,7 @@ class _Seat:
 
     model_id: str
     computer: Computer
-    engine: Engine
+    engine: OpenEngine
     shadow: str = ""
     """The lane that gets its answers to compare; empty: none."""
     stands_by: bool = False
@@ -115,12 +115,12 @@ class Worker:
     is done with it (`release`): with `_HELD` of them about, the thread waits.
     """
 
-    def __init__(self, schedule: Schedule, manifest: Manifest, engine: Engine) -> None:
+    def __init__(self, schedule: Schedule, manifest: Manifest, engine: OpenEngine) -> None:
         self._schedule = schedule
         self._seats = {schedule.first: _Seat(manifest.model_id, Computer(manifest), engine)}
         self._changed = threading.Condition()
-        self._in_use: Engine | None = None
-        self._replaced: list[Engine] = []
+        self._in_use: OpenEngine | None = None
+        self._replaced: list[OpenEngine] = []
         self._held = 0
         self._closing = False
         self._loop = asyncio.get_running_loop()
@@ -154,20 +154,20 @@ class Worker:
             self._held -= 1
             self._changed.notify()
 
-    def serve(self, name: str, lane: Lane, manifest: Manifest, engine: Engine) -> None:
+    def serve(self, name: str, lane: Lane, manifest: Manifest, engine: OpenEngine) -> None:
         """From the next batch on this engine computes a further model's windows, in a lane of their own."""
         with self._changed:
             self._begin(name, lane, manifest, engine)
 
     def shadow(
-        self, name: str, of: str, lane: Lane, manifest: Manifest, engine: Engine, *, stands_by: bool = False
+        self, name: str, of: str, lane: Lane, manifest: Manifest, engine: OpenEngine, *, stands_by: bool = False
     ) -> None:
         """From the next batch on this engine computes what another lane's engine has, in the time that all leave.
 
         ``stands_by``: and takes its place when it raises, or gives answers that are not finite.
         """
         with self._changed:
-            self._begin(name, lane, manifest, engine, on_trial=True)
+            self._begin(name, lane, manifest, engine, canary=True)
             if (seat := self._seats.get(of)) is not None:
                 seat.shadow, seat.stands_by = name, stands_by
 
@@ -202,10 +202,10 @@ class Worker:
 
     # Under the lock
 
-    def _begin(self, name: str, lane: Lane, manifest: Manifest, engine: Engine, *, on_trial: bool = False) -> None:
+    def _begin(self, name: str, lane: Lane, manifest: Manifest, engine: OpenEngine, *, canary: bool = False) -> None:
         lane.pace.restart(engine.seconds, time.monotonic())
         self._seats[name] = _Seat(manifest.model_id, Computer(manifest), engine)
-        self._schedule.add(name, lane, on_trial=on_trial)
+        self._schedule.add(name, lane, canary=canary)
 
     def _remove(self, name: str) -> tuple[Job, ...]:
         seat, lane = self._seats.pop(name, None), self._schedule.remove(name)
@@ -216,7 +216,7 @@ class Worker:
                 other.shadow, other.stands_by = "", False
         return tuple(lane.queue.clear()) if lane is not None else ()
 
-    def _retire(self, engine: Engine) -> None:
+    def _retire(self, engine: OpenEngine) -> None:
         """Close it once the thread does not use it."""
         if engine is self._in_use:
             self._replaced.append(engine)
@@ -248,7 +248,7 @@ class Worker:
         with suppress(RuntimeError):  # the loop is closed: the process ends, and nobody is left to be told
             self._loop.call_soon_threadsafe(self.outcomes.put_nowait, outcome)
 
-    def _take(self) -> tuple[str, tuple[Job, ...], _Seat, Engine] | None:
+    def _take(self) -> tuple[str, tuple[Job, ...], _Seat, OpenEngine] | None:
         """The next batch; waits for it. None at the end."""
         with self._changed:
             while not self._closing:
@@ -267,7 +267,7 @@ class Worker:
                     self.progress += 1
             return None
 
-    def _compute(self, lane: str, jobs: tuple[Job, ...], seat: _Seat, engine: Engine) -> None:
+    def _compute(self, lane: str, jobs: tuple[Job, ...], seat: _Seat, engine: OpenEngine) -> None:
         began = time.monotonic()
         done: Computed | None = None
         problem: Exception | None = None
@@ -294,7 +294,7 @@ class Worker:
         with self._changed:
             self._free()
             self._schedule.done(lane, jobs, began, ended)
-            self._held += not answer.on_trial
+            self._held += not answer.is_canary
             shadow = self._schedule.find(seat.shadow) if seat.shadow and seat.engine is engine else None
             for prediction in predictions if shadow is not None else ():
                 if prediction is not None and shadow is not None:
@@ -304,7 +304,7 @@ class Worker:
         if dropped:
             self._post(Gone(tuple(dropped)))
 
-    def _stand_in(self, lane: str, seat: _Seat, engine: Engine, error: Exception) -> Engine | None:
+    def _stand_in(self, lane: str, seat: _Seat, engine: OpenEngine, error: Exception) -> OpenEngine | None:
         """Put the engine that stands by in the failed one's place; None: there is none."""
         with self._changed:
             by = self._seats.get(seat.shadow) if seat.stands_by else None
@@ -321,7 +321,7 @@ class Worker:
         self._post(replaced)
         return replaced.by
 
-    def _fail(self, lane: str, jobs: tuple[Job, ...], seat: _Seat, engine: Engine, error: Exception) -> None:
+    def _fail(self, lane: str, jobs: tuple[Job, ...], seat: _Seat, engine: OpenEngine, error: Exception) -> None:
         """An engine raised: fatal if it is the first model's, unless another has just taken its place."""
         with self._changed:
             replaced = seat.engine is not engine or self._seats.get(lane) is not seat

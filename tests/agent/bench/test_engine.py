@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
 
 from agent.bench import engine
+from agent.bench.speed import _ask
 from agent.engines.bundles.bundle import default_bundle, open_bundle
 
 
@@ -25,8 +24,7 @@ def test_the_process_tells_its_start_memory_and_times() -> None:
     entries = open_bundle(default_bundle()).manifest.engines
     number = str([one.precision for one in entries].index("f32"))  # any processor has it
     path, began = str(default_bundle()), str(time.time())
-    command = [sys.executable, "-m", "agent.bench.engine", path, number, "1", began, "2", "3"]
-    told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    told = _ask(["agent.bench.engine", path, number, "1", began, "2", "3"])
     assert told["start_seconds"] > 0
     assert 0 < told["first_mb"] <= told["start_most_mb"]
     assert len(told["batches"]["2"]["wall_ms"]) == 3

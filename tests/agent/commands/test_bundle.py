@@ -21,8 +21,18 @@ from agent.core.bundle.manifest import Manifest, schema
 from agent.engines.bundles.bundle import UNSIGNED, default_bundle, open_bundle
 from agent.engines.bundles.signing import key_id, sign, write_public_key
 from agent.engines.local.engines import write_derived
-from agent.engines.local.machine import this_machine
-from agent.engines.local.record import Failure, Serving, Stage, Tried, Wanted, ask, now, read_record, update_record
+from agent.engines.local.record import (
+    CanaryState,
+    Failure,
+    Serving,
+    Stage,
+    Wanted,
+    ask,
+    now,
+    read_record,
+    update_record,
+)
+from agent.engines.machine import this_machine
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -211,7 +221,7 @@ def test_how_this_machine_s_own_engines_do(run: Run, ward: Path) -> None:
     ]
     figures = {"windows": 1200.0, "shift_p999": 0.002, "flips": 1.0, "alerts_old": 3.0, "alerts_new": 4.0}
     figures |= {"alerts_differ": 1.0, "median_old": 0.005, "median_new": 0.002}
-    rejected = Tried(stage=Stage.REJECTED, since=now(), reason="it is slow", figures=figures)
+    rejected = CanaryState(stage=Stage.REJECTED, since=now(), reason="it is slow", figures=figures)
     serving = Serving(engine=names[1], flavour="openvino", precision="f32")
     failure = Failure(
         parent=bundle.sha256, flavour="openvino", precision="int8w", machine="0" * 64, time=now(), reason="no products"
@@ -219,8 +229,8 @@ def test_how_this_machine_s_own_engines_do(run: Run, ward: Path) -> None:
     update_record(
         state,
         lambda record: (
-            record.with_trial(names[0], rejected)
-            .with_trial(names[1], Tried(stage=Stage.WATCH, since=now()))
+            record.with_canary(names[0], rejected)
+            .with_canary(names[1], CanaryState(stage=Stage.WATCH, since=now()))
             .with_serving(bundle.sha256, serving)
             .with_failure(failure)
         ),
@@ -280,16 +290,12 @@ def test_the_schema_is_the_committed_one(tmp_path: Path) -> None:
     assert document["properties"].keys() == schema()["properties"].keys()
 
 
-def test_the_command_itself(ward: Path, offer: Callable[..., Path]) -> None:
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "agent.cli", "bundle", *words, "--config", str(ward / "agent.toml")]
-        return subprocess.run(line, capture_output=True, text=True, check=False, cwd=ward, timeout=120)
-
-    done = command("list", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["bundles"] == []
-    assert command("install", str(offer("1.1", engines=F32, golden=GOLDEN | {"tolerance": 1e-12}))).returncode == 0
-    done = command("activate", "deepecg-sl-demo")
+def test_the_command_itself(run: Run, ward: Path, offer: Callable[..., Path]) -> None:
+    """A process of its own, with the logging that it sets itself, where everything is said at once."""
+    good(run("install", offer("1.1", engines=F32, golden=GOLDEN | {"tolerance": 1e-12})))
+    words = ["activate", "deepecg-sl-demo", "--config", str(ward / "agent.toml")]
+    line = [sys.executable, "-m", "agent.cli", "bundle", *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ward, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1, "nothing but the sentence"
     assert "has no engine that works on this machine" in done.stderr

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from agent.core.bundle.derived import Machine
-from agent.core.bundle.manifest import Parity
+from agent.core.bundle.limits import Parity
 from agent.core.ecg import FloatArray
 from agent.engines.backends.openvino import GROUP
 from agent.engines.base import BUCKETS, EngineError

@@ -8,30 +8,33 @@ import pytest
 import torch
 
 from agent.engines.base import EngineError
-from agent.engines.mixed_precision import halved, onnx_library, read_onnx
+from agent.engines.mixed_precision import in_mixed_precision, onnx_library, read_onnx
 from training.models.ssl import DeepECGSSL
 from training.publish.export import export, onnx_from
 from training.train.recipes import TINY
 
 
 @pytest.fixture(scope="module")
-def net() -> DeepECGSSL:
+def contents() -> dict[str, bytes]:
+    """A small DeepECG-SSL as ONNX, by what its head ends with."""
     net = DeepECGSSL(replace(TINY, labels=5))
     net.initialise(torch.Generator().manual_seed(0))
-    return net.eval()
+    return {"sigmoid": onnx_from(export(net.eval(), 640)), "none": onnx_from(export(net, 640, "none"))}
 
 
 @pytest.fixture(scope="module")
-def content(net: DeepECGSSL) -> bytes:
-    return onnx_from(export(net, 640))
+def content(contents: dict[str, bytes]) -> bytes:
+    return contents["sigmoid"]
 
 
 @pytest.mark.parametrize("precision", ["f16", "bf16"])
 @pytest.mark.parametrize("activation", ["sigmoid", "none"])
-def test_halved_files_are_valid_onnx_with_f32_at_both_ends(net: DeepECGSSL, precision: str, activation: str) -> None:
+def test_files_in_mixed_precision_are_valid_onnx_with_f32_at_both_ends(
+    contents: dict[str, bytes], precision: str, activation: str
+) -> None:
     onnx = onnx_library()
-    content = onnx_from(export(net, 640, activation))  # type: ignore[arg-type]
-    half = halved(content, precision)  # type: ignore[arg-type]
+    content = contents[activation]
+    half = in_mixed_precision(content, precision)  # type: ignore[arg-type]
     assert len(half) < 0.55 * len(content)
     model = onnx.load_from_string(half)
     onnx.checker.check_model(model, full_check=True)
@@ -55,8 +58,8 @@ def test_f16_cannot_hold_every_weight(content: bytes) -> None:
     values[0, 0] = 1e5
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     with pytest.raises(EngineError, match="beyond what f16 can hold; compile bf16 or f32"):
-        halved(model.SerializeToString(), "f16")
-    assert halved(model.SerializeToString(), "bf16")
+        in_mixed_precision(model.SerializeToString(), "f16")
+    assert in_mixed_precision(model.SerializeToString(), "bf16")
 
 
 def test_what_is_not_of_our_exporter_s_kind(content: bytes) -> None:
@@ -68,9 +71,9 @@ def test_what_is_not_of_our_exporter_s_kind(content: bytes) -> None:
         if node.op_type in {"Gemm", "MatMul"}:
             node.op_type = "Add"
     with pytest.raises(EngineError, match="not of one input, one output and a head"):
-        halved(headless.SerializeToString(), "bf16")
+        in_mixed_precision(headless.SerializeToString(), "bf16")
     shared = onnx.load_from_string(content)
     head = next(node for node in reversed(shared.graph.node) if node.op_type == "Gemm")
     shared.graph.node[-1].input[0] = head.input[1]
     with pytest.raises(EngineError, match="used before and after the head"):
-        halved(shared.SerializeToString(), "bf16")
+        in_mixed_precision(shared.SerializeToString(), "bf16")

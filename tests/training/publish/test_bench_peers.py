@@ -11,7 +11,7 @@ import torch
 
 from agent.engines.bundles.bundle import UNSIGNED, open_bundle
 from agent.engines.compile import ONNX
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from training.models.kinds import ConvBlock, SLConfig
 from training.models.sl import DeepECGSL
 from training.publish import bench_peers

@@ -12,7 +12,8 @@ import openvino
 import pytest
 import torch
 
-from agent.core.bundle.manifest import Label, Manifest, Parity, Quantity
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Label, Manifest, Quantity
 from agent.core.labels import LABEL_NAMES, LABELS
 from agent.core.preprocessing import Preprocessing, prepare
 from agent.engines.backends.openvino import OpenVinoEngine

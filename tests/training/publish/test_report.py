@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from agent.core.bundle.manifest import Limits, Parity
+from agent.core.bundle.limits import Parity, ParityLimits
 from training.publish.report import Auroc, Difference, Finding, Validation, as_json, section_of, table_of
 
 PARITY = Parity(
@@ -46,7 +46,7 @@ FOUND = Validation(
     recordings=4,
     hours=2.04,
     counted=("Afib", "Sinusal"),
-    limits=Limits(),
+    limits=ParityLimits(),
     engines=(RAN, ELSEWHERE),
 )
 
@@ -94,7 +94,7 @@ def test_json_holds_everything() -> None:
     assert first["milliseconds"] == {"1": 3.61, "8": 24.8}
     assert first["differences"][0]["opened"] == 35.0
     assert (first["build_seconds"], second["build_seconds"]) == (2.5, None)
-    assert read["limits"]["probability_max"] == Limits().probability_max
+    assert read["limits"]["probability_max"] == ParityLimits().probability_max
 
 
 def test_many_labels_are_counted_instead_of_named() -> None:

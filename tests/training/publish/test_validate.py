@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from agent.core.bundle.manifest import Limits
+from agent.core.bundle.limits import ParityLimits
 from agent.core.labels import index_of
 from agent.engines.bundles.bundle import UNSIGNED, Bundle, open_bundle
 from agent.engines.compile import Built, SourceFiles, build
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from training.data import WindowTable
 from training.models.weights import save_network
 from training.publish.bundle import Contents, answers_of, draft
@@ -111,7 +111,7 @@ def test_the_auroc_is_of_the_labels_that_count_and_closes_the_gate_where_it_fall
     assert wrong.parity.auroc_change == pytest.approx(change)
     assert abs(change) > 0.01
     wide = {"probability_max": 1.0, "probability_p999": 1.0, "flips_share": 1.0, "alerts_differ": 10**6}
-    assert ("auroc_drop" in Limits.model_validate(wide).broken_by(wrong.parity)) == (change < 0)
+    assert ("auroc_drop" in ParityLimits.model_validate(wide).broken_by(wrong.parity)) == (change < 0)
 
 
 def test_few_patients_have_no_auroc(bundle: Bundle, alerting: Contents, small_table: WindowTable) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from agent.core.bundle.derived import Derived, Machine
-from agent.core.bundle.manifest import Engine, parse
+from agent.core.bundle.manifest import Engine
+from agent.core.bundle.strict_json import parse
 
 HERE = Machine(
     cpu="EPYC 9654",

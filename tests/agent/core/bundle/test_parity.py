@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.bundle.manifest import Evidence, Label, Limits, Manifest, Quantity
+from agent.core.bundle.limits import ParityLimits
+from agent.core.bundle.manifest import Evidence, Label, Manifest, Quantity
 from agent.core.bundle.parity import BOUNDED, flips, parity_of, sound
 from agent.core.ecg import FloatArray
 from agent.engines.bundles.bundle import default_bundle, open_manifest
@@ -85,7 +86,7 @@ def test_what_is_not_finite_passes_no_gate(wanted: float) -> None:
     for wrong in (np.nan, np.inf):
         parity = parity_of(manifest(finding("a")), answers(*[[wanted]] * 3), answers(*[[wrong]] * 3), f32=False)
         assert (parity.flips, parity.probability_max) == (3, pytest.approx(0.9))
-        assert Limits().broken_by(parity)
+        assert ParityLimits().broken_by(parity)
     assert sound(answers([0.3]), answers([0.4])) == np.float32(0.4)
 
 

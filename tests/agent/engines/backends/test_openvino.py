@@ -17,7 +17,7 @@ from agent.core.preprocessing import prepare
 from agent.engines.backends.openvino import OpenVinoEngine, _group
 from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import UNSIGNED, Bundle, default_bundle, open_bundle
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from agent.engines.select import misfit, open_backend
 from agent.engines.settings import EngineSettings
 

@@ -32,7 +32,7 @@ from agent.engines.backends.torch_cuda import network_from_onnx
 from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import UNSIGNED, Bundle, open_bundle
 from agent.engines.compile import build, read_source
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from agent.engines.select import open_backend, self_test
 from agent.engines.settings import EngineSettings
 

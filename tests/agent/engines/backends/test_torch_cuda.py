@@ -21,7 +21,7 @@ from agent.core.preprocessing import Preprocessing, prepare, steps
 from agent.engines.backends.torch_cuda import MAX_RATES, TorchCudaEngine, network_from_onnx, prepare_on
 from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import UNSIGNED, Bundle, open_bundle
-from agent.engines.mixed_precision import halved
+from agent.engines.mixed_precision import in_mixed_precision
 from agent.engines.select import self_test
 from training.models.ssl import DeepECGSSL
 from training.publish.export import export, onnx_from
@@ -139,7 +139,7 @@ def test_ssl_s_operations_too(head: str) -> None:
         wanted = net(x)
         torch.testing.assert_close(network_from_onnx(torch, content, "cpu")(x), wanted, rtol=0, atol=1e-5)
         for precision, most in (("bf16", 0.1), ("f16", 0.02)):
-            found = network_from_onnx(torch, halved(content, precision), "cpu")(x)  # type: ignore[arg-type]
+            found = network_from_onnx(torch, in_mixed_precision(content, precision), "cpu")(x)  # type: ignore[arg-type]
             assert found.dtype == torch.float32
             assert 1e-6 < float((found - wanted).abs().max()) < most * float(wanted.abs().max())
 

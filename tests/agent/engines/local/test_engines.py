@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from agent.core.bundle.derived import Machine
-from agent.core.bundle.manifest import Engine, Parity, Target
+from agent.core.bundle.limits import Parity
+from agent.core.bundle.manifest import Engine, Target
 from agent.core.preprocessing import prepare
 from agent.engines.bundles.bundle import Bundle, BundleError
 from agent.engines.bundles.signing import BUNDLE, DERIVED, sign
 from agent.engines.local.engines import DerivedEngine, machine_key, open_derived, read_derived, write_derived
-from agent.engines.local.machine import this_machine
+from agent.engines.machine import this_machine
 from agent.engines.select import open_backend
 from agent.engines.settings import EngineSettings
 

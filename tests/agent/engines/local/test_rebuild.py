@@ -12,9 +12,9 @@ from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import Bundle, BundleError
 from agent.engines.local import rebuild as module
 from agent.engines.local.engines import read_derived
-from agent.engines.local.machine import this_machine
 from agent.engines.local.rebuild import cannot, fingerprint, fitting, presumed, rebuild, worth_it
-from agent.engines.local.record import Record, Serving, Stage, Tried, now, read_record, update_record
+from agent.engines.local.record import CanaryState, Record, Serving, Stage, now, read_record, update_record
+from agent.engines.machine import this_machine
 from agent.engines.select import Skipped, open_backend
 
 Publisher: TypeAlias = Any
@@ -163,10 +163,10 @@ def test_earlier_ones_of_its_kind_go_unless_they_are_needed(publisher: Publisher
     update_record(state, lambda record: record.with_serving(bundle.sha256, serving))
     three = build(3)
     assert there() == {two, three}
-    update_record(state, lambda record: record.with_trial(three, Tried(stage=Stage.SHADOW, since=now())))
+    update_record(state, lambda record: record.with_canary(three, CanaryState(stage=Stage.SHADOW, since=now())))
     four = build(4)
     assert there() == {two, three, four}
-    update_record(state, lambda record: record.with_trial(three, Tried(stage=Stage.REJECTED, since=now())))
+    update_record(state, lambda record: record.with_canary(three, CanaryState(stage=Stage.REJECTED, since=now())))
     other = rebuild(bundle, "openvino", "f32", state, settings, here).engine.path.name
     assert there() == {two, three, four, other}
 

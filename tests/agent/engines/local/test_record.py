@@ -13,16 +13,15 @@ from structlog.testing import capture_logs
 from agent.core.bundle.derived import Machine
 from agent.engines.bundles.bundle import Bundle, BundleError
 from agent.engines.local.engines import DerivedEngine
-from agent.engines.local.machine import this_machine
 from agent.engines.local.rebuild import rebuild
 from agent.engines.local.record import (
     RECORD,
     REQUEST,
+    CanaryState,
     Failure,
     Record,
     Serving,
     Stage,
-    Tried,
     Wanted,
     ask,
     choose,
@@ -31,6 +30,7 @@ from agent.engines.local.record import (
     read_request,
     update_record,
 )
+from agent.engines.machine import this_machine
 
 WANTED = Wanted(parent="0" * 64, model="ward/1", flavour="openvino", precision="int8w", reason="it does not fit")
 
@@ -62,17 +62,19 @@ def promote(state: Path, bundle: Bundle, engine: DerivedEngine, stage: Stage, *,
     serving = Serving(engine=name, flavour="openvino", precision="int8w", ended=ended)
     update_record(
         state,
-        lambda record: record.with_serving(bundle.sha256, serving).with_trial(name, Tried(stage=stage, since=now())),
+        lambda record: record.with_serving(bundle.sha256, serving).with_canary(
+            name, CanaryState(stage=stage, since=now())
+        ),
     )
 
 
 def test_what_is_written_is_read(state: Path) -> None:
-    tried = Tried(stage=Stage.REJECTED, since=now(), reason="too slow", figures={"windows": 12.0})
-    written = update_record(state, lambda record: record.with_trial("a", tried))
+    tried = CanaryState(stage=Stage.REJECTED, since=now(), reason="too slow", figures={"windows": 12.0})
+    written = update_record(state, lambda record: record.with_canary("a", tried))
     assert read_record(state) == written
     assert written.tried == {"a": tried}
     assert tried.is_over
-    assert update_record(state, lambda record: record.with_trial("a", None)).tried == {}
+    assert update_record(state, lambda record: record.with_canary("a", None)).tried == {}
     serving = Serving(engine="a", flavour="openvino", precision="bf16")
     record = update_record(state, lambda record: record.with_serving("0" * 64, serving))
     assert record.serving == {"0" * 64: serving}
@@ -82,7 +84,7 @@ def test_what_is_written_is_read(state: Path) -> None:
 def test_the_latest_trials_and_failures_are_kept() -> None:
     record = Record()
     for i in range(300):
-        record = record.with_trial(f"e{i}", Tried(stage=Stage.KEPT, since=now()))
+        record = record.with_canary(f"e{i}", CanaryState(stage=Stage.KEPT, since=now()))
         failure = Failure(parent="0" * 64, flavour="openvino", precision="bf16", machine=f"{i:064x}", time=now())
         record = record.with_failure(failure)
     assert len(record.tried) == 201
@@ -102,7 +104,7 @@ def test_a_record_that_cannot_be_read_costs_trials_and_nothing_else(state: Path,
         assert read_record(state) == Record()
         assert read_request(state) is None
     assert {entry["event"] for entry in logs} == {"engines_record_unreadable", "rebuild_request_unreadable"}
-    update_record(state, lambda record: record.with_trial("a", Tried(stage=Stage.KEPT, since=now())))
+    update_record(state, lambda record: record.with_canary("a", CanaryState(stage=Stage.KEPT, since=now())))
     assert list(read_record(state).tried) == ["a"]
 
 
@@ -135,7 +137,7 @@ def test_what_was_not_tried_serves_only_where_nothing_else_does(
     choice = choose(state, bundle, here)
     assert (choice.first, choice.lost) == ((), ())
     assert [b.path for b in choice.last] == [engine.path]
-    update_record(state, lambda r: r.with_trial(engine.path.name, Tried(stage=Stage.REJECTED, since=now())))
+    update_record(state, lambda r: r.with_canary(engine.path.name, CanaryState(stage=Stage.REJECTED, since=now())))
     assert choose(state, bundle, here).last == ()
 
 

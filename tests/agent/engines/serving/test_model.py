@@ -12,7 +12,7 @@ import pytest
 from agent.core.ecg import Prediction, Provenance, Window
 from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import Bundle
-from agent.engines.serving.keeper import Engine
+from agent.engines.serving.keeper import OpenEngine
 from agent.engines.serving.model import Comparison, Model, Served, Shadow
 from agent.engines.serving.queue import DropReason, Job
 from agent.engines.serving.settings import ModelSettings
@@ -27,11 +27,11 @@ class _Backend:
     name = "openvino-bf16"
 
 
-def engine(name: str = "openvino-bf16") -> Engine:
+def engine(name: str = "openvino-bf16") -> OpenEngine:
     backend: Any = _Backend()
     backend.name = name
     keeper: Any = None
-    return Engine(backend, keeper, 0.01)
+    return OpenEngine(backend, keeper, 0.01)
 
 
 def served(bundle: Bundle, metrics: Metrics, settings: ModelSettings | None = None) -> Served:
@@ -117,8 +117,8 @@ def compared(bundle: Bundle, make_window: WindowMaker, model: Served, *starts: i
     windows = [make_window(seed=s, rate=1.0) for s in starts]
     jobs = tuple(Job(w, 1.0, predicted(w), 0.02) for w in windows)
     new = tuple(predicted(w, "openvino-bf16") for w in windows)
-    on_trial = model.shadow.engine if model.shadow is not None else engine()
-    model.compared(Answer("small:shadow", jobs, new, 1.0, 2.0, 0.125, 0.125 * (2 * len(jobs) - 1), on_trial))
+    canary = model.shadow.engine if model.shadow is not None else engine()
+    model.compared(Answer("small:shadow", jobs, new, 1.0, 2.0, 0.125, 0.125 * (2 * len(jobs) - 1), canary))
 
 
 async def test_comparisons_reach_their_reader_and_too_many_are_counted(

@@ -49,7 +49,7 @@ class Ward:
         """Seconds from arrival to answer of the first model's windows; windows that further models answered."""
         schedule = Schedule(self.max_batch, 0.01, 1e6, FIRST, lane(self.answer_within))
         if not careful:
-            schedule._room = lambda one, now: min(len(one.queue), self.max_batch)  # type: ignore[method-assign]
+            schedule._room = lambda one, *_: min(len(one.queue), self.max_batch)  # type: ignore[method-assign]
         beds = [f"bed {i}" for i in range(len(self.offsets))]
         starts = [k * self.period for k in range(self.periods)]
         events = [(start + o, FIRST, bed) for start in starts for bed, o in zip(beds, self.offsets, strict=True)]
@@ -57,7 +57,7 @@ class Ward:
         for i, (batch, window, every) in enumerate(self.further if further else ()):
             name = f"further {i}"
             costs[name] = (batch, window)
-            schedule.add(name, lane(100.0, batch + window), on_trial=bool(i % 2))
+            schedule.add(name, lane(100.0, batch + window), canary=bool(i % 2))
             times = np.arange(0.0, self.periods * self.period, every)
             events += [(t + k / 10, name, bed) for t in times for k, bed in enumerate(beds[:10])]
         events.sort()
@@ -161,19 +161,24 @@ def test_the_first_model_waits_a_little_for_company() -> None:
     assert len(s) == 1
 
 
-def test_others_do_not_begin_while_the_first_model_waits_for_company() -> None:
+def test_while_the_first_model_waits_for_company_others_begin_only_what_is_done_by_then() -> None:
+    """On a ward that always has a window waiting for company they would otherwise never begin."""
     s = schedule()
-    s.add("other", lane(30.0, 0.01))
-    push(s, "other", job("a", 9.0))
+    s.add("other", lane(30.0, 0.03))
+    s.add("unknown", lane(40.0))
+    push(s, "other", *(job(bed, 9.0) for bed in "abc"))
+    push(s, "unknown", job("a", 9.0))
     push(s, FIRST, job("a", 10.0))
-    assert s.next(10.05).jobs == ()
-    assert s.next(10.11).lane == FIRST
-    assert s.next(10.12).lane == "other"
+    pick = s.next(10.03)
+    assert (pick.lane, len(pick.jobs)) == ("other", 2), "sixty milliseconds of seventy"
+    assert s.next(10.09).jobs == (), "ten are left"
+    assert s.next(10.09).wait == pytest.approx(0.01)
+    assert [s.next(t).lane for t in (10.11, 10.12, 10.15)] == [FIRST, "other", "unknown"]
 
 
 def test_the_most_urgent_of_the_others_goes_first_and_trials_last() -> None:
     s = schedule()
-    s.add("trial", lane(1.0, 0.01), on_trial=True)
+    s.add("trial", lane(1.0, 0.01), canary=True)
     s.add("patient", lane(60.0, 0.01))
     s.add("urgent", lane(5.0, 0.01))
     for name in ("trial", "patient", "urgent"):
@@ -227,7 +232,7 @@ def test_what_waited_too_long_is_dropped_and_told() -> None:
 def test_lanes_come_and_go() -> None:
     s = schedule()
     s.add("other", lane(1.0, 0.1))
-    s.add("trial", lane(1.0, 0.1), on_trial=True)
+    s.add("trial", lane(1.0, 0.1), canary=True)
     push(s, "trial", job("a", 1.0))
     gone = s.remove("trial")
     assert gone is not None

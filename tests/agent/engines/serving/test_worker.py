@@ -14,7 +14,7 @@ import pytest
 
 from agent.core.ecg import FloatArray, Window
 from agent.engines.bundles.bundle import Bundle
-from agent.engines.serving.keeper import Engine, Keeper
+from agent.engines.serving.keeper import Keeper, OpenEngine
 from agent.engines.serving.queue import DropReason, Job, WindowQueue
 from agent.engines.serving.schedule import Lane, Schedule
 from agent.engines.serving.worker import Answer, Ended, Gone, Lost, Worker
@@ -46,14 +46,14 @@ class Backend:
         raise AssertionError((windows, rate))
 
 
-def engine(backend: Backend, bundle: Bundle) -> Engine:
+def engine(backend: Backend, bundle: Bundle) -> OpenEngine:
     def opener() -> Any:
         raise AssertionError("it is open already")
 
-    return Engine(backend, Keeper(opener, bundle.manifest), 0.001)
+    return OpenEngine(backend, Keeper(opener, bundle.manifest), 0.001)
 
 
-def retired(of: Engine) -> bool:
+def retired(of: OpenEngine) -> bool:
     return of.keeper._retired.is_set()
 
 
@@ -74,7 +74,7 @@ def make_job(make_window: WindowMaker) -> Callable[..., Job]:
 class Bench:
     worker: Worker
     first: Backend
-    engine: Engine
+    engine: OpenEngine
 
     async def next(self) -> Any:
         return await asyncio.wait_for(self.worker.outcomes.get(), 20)
@@ -91,7 +91,7 @@ async def bench(bundle: Bundle) -> AsyncIterator[Bench]:
     await asyncio.wait_for(worker.ended.wait(), 20)
 
 
-def promote(bench: Bench, bundle: Bundle, new: Engine) -> None:
+def promote(bench: Bench, bundle: Bundle, new: OpenEngine) -> None:
     """As a rollout does: beside the one that serves, in its place, and the old one sent away."""
     bench.worker.shadow("first:shadow", "first", lane(), bundle.manifest, new)
     assert bench.worker.exchange("first") == ()
@@ -103,7 +103,7 @@ async def test_a_window_becomes_an_answer(bench: Bench, make_job: Callable[..., 
     assert bench.worker.push("first", job) is None
     answer = await bench.next()
     assert isinstance(answer, Answer)
-    assert (answer.lane, answer.jobs, answer.on_trial) == ("first", (job,), False)
+    assert (answer.lane, answer.jobs, answer.is_canary) == ("first", (job,), False)
     (prediction,) = answer.predictions
     assert prediction is not None
     assert (prediction.model, prediction.engine, prediction.window) == ("small/1", "first", job.window)
@@ -215,7 +215,7 @@ async def test_a_shadow_gets_copies_with_what_they_are_compared_with(
     job = make_job()
     bench.worker.push("first", job)
     served, tried = await bench.next(), await bench.next()
-    assert (served.on_trial, tried.on_trial) == (False, True)
+    assert (served.is_canary, tried.is_canary) == (False, True)
     assert tried.jobs[0].reference is served.predictions[0]
     assert tried.jobs[0].seconds == served.seconds
     assert tried.predictions[0].window is job.window
@@ -223,7 +223,7 @@ async def test_a_shadow_gets_copies_with_what_they_are_compared_with(
     assert bench.worker.remove("first:shadow") == ()
     assert retired(trial)
     bench.worker.push("first", make_job())
-    assert not (await bench.next()).on_trial
+    assert not (await bench.next()).is_canary
     await asyncio.sleep(0.05)
     assert bench.worker.outcomes.empty()
 
@@ -261,9 +261,9 @@ async def test_answers_that_nobody_is_done_with_hold_it_up_but_not_trials(
     bench.worker.shadow("first:shadow", "first", lane(), bundle.manifest, engine(Backend("trial"), bundle))
     for i in range(4):
         bench.worker.push("first", make_job(f"{i}"))
-        assert not (await bench.next()).on_trial
+        assert not (await bench.next()).is_canary
         if i < 3:
-            assert (await bench.next()).on_trial
+            assert (await bench.next()).is_canary
     bench.worker.push("first", make_job("held"))
     await asyncio.sleep(0.1)
     assert bench.worker.outcomes.empty()

@@ -10,7 +10,7 @@ import openvino
 import pytest
 from structlog.testing import capture_logs
 
-from agent.engines.local.machine import MODALIAS, _cpu, _gpu, library_version, this_machine
+from agent.engines.machine import MODALIAS, _cpu, _gpu, library_version, this_machine
 
 
 def test_this_machine_is_itself_each_time() -> None:
@@ -22,7 +22,7 @@ def test_this_machine_is_itself_each_time() -> None:
 
 def test_libraries_are_told_without_importing_them() -> None:
     code = (
-        "import sys, agent.engines.local.machine as m; assert m.library_version('torch-cuda'); "
+        "import sys, agent.engines.machine as m; assert m.library_version('torch-cuda'); "
         "sys.exit(bool({'torch', 'openvino', 'tensorrt'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
