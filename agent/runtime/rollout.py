@@ -7,7 +7,7 @@
 *Shadow*: the new engine computes copies of live windows, and nobody hears it. *Watch*: it serves, and the old one does
 the same beside it, and takes its place at once when it fails. Who holds is `agent.core.bundle.canary`'s to say; here is
 what is done about it, and each step is written down (`agent.engines.local.record`), logged, counted and shown. One
-trial at a time: two engines of a model are in memory as long as it lasts.
+canary at a time: two engines of a model are in memory as long as it lasts.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ from agent.station.server import Station
 log = structlog.get_logger()
 
 _TICK = 1.0
-"""Seconds after which a trial is looked at again though no window came."""
+"""Seconds after which a canary is looked at again though no window came."""
 _STARVED = 300.0
 """Seconds over which it is seen whether the new engine leaves the old one any time for comparisons: longer than the two
-minutes for which the schedule remembers a single stall, and gives trials no time."""
+minutes for which the schedule remembers a single stall, and gives canaries no time."""
 _FEWER = 0.1
 """Share of what could be compared before, below which it does not."""
 _SHARE = 0.1
 """What is taken for that after a restart."""
 _PROGRESS = 30.0
-"""Seconds between two notes of how a trial goes."""
+"""Seconds between two notes of how a canary goes."""
 
 
 @dataclass(frozen=True, slots=True)

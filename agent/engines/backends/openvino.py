@@ -6,9 +6,9 @@ Chosen by measurement (``deepecg-agent bench`` prints the numbers of the machine
   bf16 probability moves by 5e-4 then, and a bed's answer would depend on how many others' windows happened to wait.
   So every window is computed alone, by the one static shape (1, 12, T) that is compiled on entry, and its answer is
   the same bit for bit in any company. That costs an eighth of DeepECG-SL's time in bf16 on one thread (1.8 ms a window
-  instead of 1.6 in eights), a twentieth or less in f32 and of DeepECG-SSL, whose one window is work enough for the
-  processor's caches; and on two threads, which then share a batch evenly, nothing. A start is faster, as one shape is
-  compiled instead of two.
+  instead of 1.6 in eights), a fifteenth in f32, and a twentieth or less of DeepECG-SSL, whose one window is work enough
+  for the processor's caches; on two threads, which share a batch evenly then, nothing. A start is faster, as one shape
+  is compiled instead of two.
 - **One stream of one thread each**, instead of threads that share one window: no thread waits for another, which on
   a machine that also serves feeds is worth more than the latency of a window computed alone.
 - **f32 is asked for by name**, because the library's own default is bf16 where the processor has it, which moves

@@ -1,9 +1,9 @@
 """What became of the engines that this machine compiled for itself, and what shall be compiled.
 
-    <state_dir>/engines.json       `Record`: which one serves, how each trial went, and what could not be compiled
+    <state_dir>/engines.json       `Record`: which one serves, how each canary did, and what could not be compiled
     <state_dir>/rebuild.request    `Request`: the agent asks for engines; systemd starts `deepecg-agent rebuild` for it
 
-Both are changed under the state directory's lock. A record that cannot be read costs trials and nothing else: the
+Both are changed under the state directory's lock. A record that cannot be read costs canaries and nothing else: the
 bundle's own engines serve, as on the first day.
 """
 
@@ -46,7 +46,7 @@ class Stage(StrEnum):
 
 
 class CanaryState(Strict):
-    """How an engine's trial stands, or went."""
+    """How an engine does as a canary, or did."""
 
     stage: Stage
     since: str
@@ -107,7 +107,7 @@ class Record(Strict):
     failed: tuple[Failure, ...] = ()
 
     def with_canary(self, engine: str, tried: CanaryState | None) -> Record:
-        """The same, but for one engine's trial; None: it may be tried (again)."""
+        """The same, but for how one engine does; None: it may be tried (again)."""
         rest = {name: one for name, one in self.tried.items() if name != engine}
         kept = dict(list(rest.items())[-_KEPT:])
         return self.model_copy(update={"tried": kept if tried is None else {**kept, engine: tried}})

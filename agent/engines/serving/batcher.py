@@ -38,7 +38,7 @@ log = structlog.get_logger()
 _TICK = 1.0
 """Seconds between two looks at how long the present batch takes."""
 _SHADOW = ":shadow"
-"""What is appended to a model's name for the lane of its engine on trial; no name has a colon."""
+"""What is appended to a model's name for the lane of its canary; no name has a colon."""
 
 
 class Batcher:
@@ -229,7 +229,7 @@ class Batcher:
         place with the very batch that failed, and no window is lost.
 
         Raises:
-            EngineError: it does not open, or another one is on trial.
+            EngineError: it does not open, or there is another canary.
             KeyError: there is no such model.
         """
         served = self._models[model]
@@ -244,11 +244,11 @@ class Batcher:
             return served.shadow
 
     def exchange(self, model: str) -> Shadow:
-        """Serve a model with the engine that is on trial, from one batch to the next; the one that served is on trial
-        in its place and stands by. The reader of the comparisons until now gets the end of them.
+        """Serve a model with the canary, from one batch to the next; the engine that served takes its place and stands
+        by. The reader of the comparisons until now gets the end of them.
 
         Raises:
-            EngineError: none is on trial any more.
+            EngineError: there is no canary any more.
             KeyError: there is no such model.
         """
         served = self._models[model]
@@ -281,7 +281,7 @@ class Batcher:
         return self._models[model].tally
 
     def unshadow(self, model: str) -> None:
-        """End the trial of a model's other engine, if there is one; its reader gets what is there, and then the end.
+        """Send a model's canary away, if there is one; its reader gets what is there, and then the end.
 
         Raises:
             KeyError: there is no such model.
@@ -312,7 +312,7 @@ class Batcher:
         return Lane(WindowQueue(self._settings.queue_per_bed, queue or self._settings.queue), answer_within)
 
     def _lose(self, lost: Lost) -> None:
-        """A further model is served no more, or a trial has ended."""
+        """A further model is served no more, or a canary has failed."""
         served = self._models[lost.lane.removesuffix(_SHADOW)]
         if served.shadow is not None and served.shadow.engine is lost.engine:
             self._end_shadow(served, f"{lost.engine.name} has failed on trial ({lost.error}).")

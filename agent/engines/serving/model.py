@@ -1,4 +1,4 @@
-"""A model that is served: what it wants of a window, what is counted of it, and another engine of it on trial."""
+"""A model that is served: what it wants of a window, what is counted of it, and the canary beside its engine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ModelState:
     problem: str
     """Why it is not served; empty: it is, or will be."""
     shadow: str
-    """The engine that is on trial; empty: none is."""
+    """The canary; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """One live window, computed by the engine that serves and by the one on trial."""
+    """One live window, computed by the engine that serves and by the canary."""
 
     served: Prediction
     shadow: Prediction

@@ -172,21 +172,21 @@ class Worker:
                 seat.shadow, seat.stands_by = name, stands_by
 
     def exchange(self, name: str) -> tuple[Job, ...] | None:
-        """From the next batch on a lane's engine and the one on trial beside it have each other's place, and the one
+        """From the next batch on a lane's engine and the canary beside it have each other's place, and the one
         that served stands by. The windows that waited to be compared; None: there are no two.
         """
         with self._changed:
             seat, lane = self._seats.get(name), self._schedule.find(name)
-            trial = self._seats.get(seat.shadow) if seat is not None else None
-            trial_lane = self._schedule.find(seat.shadow) if seat is not None else None
-            if seat is None or lane is None or trial is None or trial_lane is None:
+            canary = self._seats.get(seat.shadow) if seat is not None else None
+            canary_lane = self._schedule.find(seat.shadow) if seat is not None else None
+            if seat is None or lane is None or canary is None or canary_lane is None:
                 return None
-            seat.engine, trial.engine = trial.engine, seat.engine
+            seat.engine, canary.engine = canary.engine, seat.engine
             seat.stands_by = True
             now = time.monotonic()
             lane.pace.restart(seat.engine.seconds, now)
-            trial_lane.pace.restart(trial.engine.seconds, now)
-            return tuple(trial_lane.queue.clear())
+            canary_lane.pace.restart(canary.engine.seconds, now)
+            return tuple(canary_lane.queue.clear())
 
     def remove(self, name: str) -> tuple[Job, ...]:
         """Serve a lane no more; the windows that waited there."""

@@ -307,7 +307,7 @@ async def test_leaving_ends_the_thread_and_the_iteration(
     bundle: Bundle, watched: Watched, make_window: WindowMaker
 ) -> None:
     metrics = Metrics()
-    threads = threading.active_count()
+    before = set(threading.enumerate())
     watched.go.clear()
     async with batcher_of(watched, bundle, EngineSettings(max_batch=1), metrics) as batcher:
         for i in range(3):
@@ -317,11 +317,9 @@ async def test_leaving_ends_the_thread_and_the_iteration(
     assert totals(metrics.windows_dropped)[DropReason.SHUTDOWN] == 2
     left = [batch async for batch in batcher]
     assert sum(map(len, left)) <= 1
-    for _ in range(100):
-        if not any(t.name == "engine" and t.is_alive() for t in threading.enumerate()):
-            break
-        await asyncio.sleep(0.01)
-    assert threading.active_count() <= threads + 1  # to_thread's worker
+    async with asyncio.timeout(30):  # the engine's own and its keeper's
+        while any(t.name.startswith("engine") for t in set(threading.enumerate()) - before):
+            await asyncio.sleep(0.01)
 
 
 async def test_an_idle_thread_makes_progress_a_hung_one_none(
