@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from agent.core.alerting.settings import AlertingSettings
-from agent.core.bundle.canary import RolloutSettings
+from agent.core.canary import RolloutSettings
 from agent.core.errors import DeepECGError
 from agent.core.windows.settings import WindowingSettings
 from agent.engines.serving.settings import ModelSettings, ServingSettings

@@ -309,6 +309,11 @@ class Alert:
     ``shutdown``."""
     encounter: Encounter | None = field(default=None)
 
+    @property
+    def technical(self) -> bool:
+        """A technical condition (no ECG, leads off) and no finding: no model saw it, so it has no probability."""
+        return self.probability is None
+
 
 Event: TypeAlias = Samples | EncounterChange | SourceAlarm
 """What a source hands to the line, in order."""

@@ -5,7 +5,7 @@
                                        └──────────────▶ rejected
 
 *Shadow*: the new engine computes copies of live windows, and nobody hears it. *Watch*: it serves, and the old one does
-the same beside it, and takes its place at once when it fails. Who holds is `agent.core.bundle.canary`'s to say; here is
+the same beside it, and takes its place at once when it fails. Who holds is `agent.core.canary`'s to say; here is
 what is done about it, and each step is written down (`agent.engines.local.record`), logged, counted and shown. One
 canary at a time: two engines of a model are in memory as long as it lasts.
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import structlog
 
-from agent.core.bundle.canary import Canary, Decision, Figures, Judgement, RolloutSettings
 from agent.core.bundle.derived import Machine
+from agent.core.canary import Canary, Decision, Figures, Judgement, RolloutSettings
 from agent.engines.base import EngineError
 from agent.engines.bundles.bundle import Bundle, BundleError
 from agent.engines.local.engines import ENGINES, DerivedEngine

@@ -3,9 +3,9 @@
     python tests/benchmarks/structure.py                          # this tree
     python tests/benchmarks/structure.py --tree OLD/TREE          # another one, e.g. a worktree of a release
 
-A room is a folder of modules, with its own files alone; a module that stands directly in ``agent`` or ``training`` is a
-room of its own. An arrow is an import from one room into another, those inside functions among them. A circle is a set
-of rooms that import each other, directly or by way of others; floors are counted with each circle as one room.
+A room is a folder of modules. In a folder that holds further rooms each file is a room of its own (`agent/config.py`,
+`agent/core/ecg.py`). An arrow is an import from one room into another, those inside functions among them. A circle
+is a set of rooms that import each other, directly or by way of others; floors are counted with each circle as one room.
 
 Prints a table for people, and one line of JSON last.
 """
@@ -29,19 +29,20 @@ def rooms_and_arrows(package: str) -> tuple[set[str], set[tuple[str, str]]]:
     """The rooms of a package that can be imported, and the pairs of importer and imported."""
     graph = grimp.build_graph(package, cache_dir=None)
     folders = {module for module in graph.modules if graph.find_children(module)}
+    mixed = {folder for folder in folders if folders & graph.find_children(folder)}
 
     def room(module: str) -> str:
-        parent = module if module in folders else module.rpartition(".")[0]
-        return module if parent == package else parent
+        folder = module if module in folders else module.rpartition(".")[0]
+        return module if folder in mixed else folder
 
-    rooms = {room(module) for module in graph.modules if module not in folders or module != package}
+    rooms = {room(module) for module in graph.modules}
     arrows = {
         (room(module), room(other))
         for module in graph.modules
         for other in graph.find_modules_directly_imported_by(module)
         if room(module) != room(other)
     }
-    return rooms - {package}, {(a, b) for a, b in arrows if package not in (a, b)}
+    return rooms, arrows
 
 
 def circles(rooms: set[str], arrows: set[tuple[str, str]]) -> list[set[str]]:

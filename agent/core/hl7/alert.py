@@ -20,7 +20,6 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.core.alerting.technical import TECHNICAL
 from agent.core.ecg import Alert, Encounter, Phase, Priority
 from agent.core.errors import DeepECGError
 from agent.core.hl7.alarm import EVENT, INACTIVATION, MDC_EVT_ACTIVE, PHASE, PRIORITY, SOURCE, STATE, TYPE, Facet
@@ -99,8 +98,7 @@ def message_from_alert(alert: Alert, settings: Hl7AlertSettings) -> bytes:
     MSH-10 is ``message_id``. OBR-3 is ``alert_id`` in the first message and ``message_id`` in later ones, whose OBR-29
     then names the first: a receiver that goes by MSH-10, by OBR-3, or by OBR-29 finds what belongs together.
     """
-    technical = alert.label in TECHNICAL
-    if technical:
+    if alert.technical:
         kind, priority = "ST", alert.priority
     elif settings.advisory or alert.priority is Priority.NONE:
         kind, priority = "SA", Priority.NONE
@@ -113,7 +111,7 @@ def message_from_alert(alert: Alert, settings: Hl7AlertSettings) -> bytes:
         OBX.FLAGS: f"{'A' if alert.active else 'N'}~{priority}~{kind}".encode(),
         OBX.TIME: dtm(alert.time),
     }
-    if technical:
+    if alert.technical:
         # CWE: the condition's own code, and in the ninth component the original text.
         value = components(*event, *[""] * (8 - len(event)), alert.text)
         rows.add("CWE", _coded(EVENT), f"{_CHANNEL}.{EVENT.number}", value, said)

@@ -54,7 +54,7 @@ class CanaryState(Strict):
     reason: str = ""
     """Why it was rejected or rolled back."""
     figures: dict[str, float] = Field(default_factory=dict)
-    """As `agent.core.bundle.canary.Figures`, of this stage."""
+    """As `agent.core.canary.Figures`, of this stage."""
 
     @property
     def is_over(self) -> bool:

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agent.core.bundle.canary import Canary, Decision, RolloutSettings, Spread
 from agent.core.bundle.limits import ParityLimits
 from agent.core.bundle.manifest import AlertRule, Evidence, Label, Manifest
+from agent.core.canary import Canary, Decision, RolloutSettings, Spread
 from agent.core.ecg import Prediction, Provenance, Window
 from agent.engines.bundles.bundle import default_bundle, open_manifest
 
