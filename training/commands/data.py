@@ -49,6 +49,7 @@ def prepare_command(
     from training.data import DatasetSettings, Source, find_sources, prepare
     from training.data.describe import describe, text
     from training.data.prepare import MILLIVOLTS
+    from training.labels import labels_of_report
 
     notches = tuple(f for f in (notch or NOTCHES) if f > 0)
     p = Preprocessing(rate=rate, seconds=seconds, highpass=highpass, notches=notches, gain=MILLIVOLTS)
@@ -59,7 +60,8 @@ def prepare_command(
         raise ValueError("nothing to prepare; name a folder of recordings, or --source FORMAT=FOLDER")
     for one in sources:
         typer.echo(f"{one.name}: {one.format} in {one.folder}", err=True)
-    outcome = prepare(dataset, sources, DatasetSettings(p, step, labels_from_reports))
+    reader = labels_of_report if labels_from_reports else None
+    outcome = prepare(dataset, sources, DatasetSettings(p, step, reader))
     if not outcome:
         typer.echo(f"{dataset} is complete already", err=True)
     typer.echo(text(describe(dataset), brief=True))

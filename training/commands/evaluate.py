@@ -219,7 +219,7 @@ def _thresholds(operation: Operation, validation: Cases | None) -> Thresholds | 
         import numpy as np
 
         from agent.core.labels import LABEL_NAMES
-        from training.labels.published import thresholds_sl, thresholds_ssl
+        from training.models.published import thresholds_sl, thresholds_ssl
 
         value = np.array(thresholds_sl() if given == "sl" else thresholds_ssl(), np.float64)
         return Thresholds(LABEL_NAMES, value, f"published for DeepECG-{given.upper()}'s weights (Youden's index)")

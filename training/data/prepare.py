@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from training.data.checks import check
 from training.data.duplicates import fingerprint
 from training.data.readers import FORMATS
 from training.data.readers.files import table_file
-from training.data.recording import Pending, Recording, Rejected, Source, UnreadableError
+from training.data.recording import Labels, Pending, Recording, Rejected, Source, UnreadableError
 from training.data.store import Store, salt_of
 from training.data.windows import prepare_windows
 from training.defaults import STEP_SECONDS
@@ -38,8 +38,8 @@ class DatasetSettings:
     preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(gain=MILLIVOLTS))
     step: float = STEP_SECONDS
     """Seconds from one window of a long recording to the next."""
-    labels_from_reports: bool = False
-    """Fill labels that a source leaves unknown from its reports' text."""
+    labels_of_report: Callable[[str], Labels] | None = None
+    """Fills labels that a source leaves unknown from its reports' text (`training.labels.labels_of_report`)."""
 
 
 def prepare(
@@ -63,7 +63,7 @@ def prepare(
     about = {
         "preprocessing": p.model_dump(mode="json"),
         "step": settings.step,
-        "labels_from_reports": settings.labels_from_reports,
+        "labels_from_reports": settings.labels_of_report is not None,
         "sources": [[source.name, source.format] for source in sources],
     }
     outcome: Counter[str] = Counter()
@@ -113,8 +113,9 @@ def _take(store: Store, source: Source, pending: Pending, beside: Beside, settin
     if isinstance(item, Rejected):
         store.reject(item)
         return item.reason
-    if settings.labels_from_reports and item.report:
-        item = _with_report(item)
+    if settings.labels_of_report is not None and item.report:
+        labels = np.where(item.labels < 0, settings.labels_of_report(item.report), item.labels)
+        item = replace(item, labels=labels.astype(np.int8))
     windows = prepare_windows(item, p, settings.step)
     first_window = next(windows, None)
     if first_window is None:
@@ -141,10 +142,3 @@ def recordings(source: Source, seconds: float = 10.0) -> Iterator[Recording | Re
     for pending in FORMATS[source.format].read(source):
         item = load(source, pending)
         yield item if isinstance(item, Rejected) else check(item, seconds) or item
-
-
-def _with_report(recording: Recording) -> Recording:
-    from training.labels import labels_of_report
-
-    labels = np.where(recording.labels < 0, labels_of_report(recording.report), recording.labels)
-    return replace(recording, labels=labels.astype(np.int8))

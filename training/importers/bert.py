@@ -22,8 +22,8 @@ from agent.core.preprocessing import Preprocessing
 from training.importers.archive import open_archive
 from training.importers.contents import contents
 from training.importers.names import ImportLimits, WeightsError
-from training.labels.published import bert_thresholds
 from training.models.kinds import DIAGNOSES
+from training.models.published import bert_thresholds
 from training.models.weights import CONFIG, EMBEDDED, WEIGHTS, ModelConfig, Provenance, some, write_folder
 
 SOURCES = (WEIGHTS, "pytorch_model.bin")

@@ -11,8 +11,8 @@ import numpy as np
 
 from agent.core.labels import LABEL_NAMES, SSL_ORDER
 from training.importers.names import WeightsError
-from training.labels.published import biomarker_thresholds, thresholds_sl, thresholds_ssl
 from training.models.kinds import DIAGNOSES, TASKS, Family
+from training.models.published import biomarker_thresholds, thresholds_sl, thresholds_ssl
 
 FILES: Mapping[str, str] = {
     r"lvef.*40|fevg.*40": "lvef_40",

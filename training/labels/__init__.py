@@ -8,7 +8,7 @@ The public interface::
     mentions(text)                       # what was read where: finding, labels, span, language, status, phrase, cues
 
     from training.labels.classifier import ReportClassifier       # the transformer: published or trained here
-    from training.labels.published import ssl_to_sl, thresholds_sl, thresholds_ssl, bert_thresholds
+    from training.models.published import ssl_to_sl, thresholds_sl, thresholds_ssl, bert_thresholds
 """
 
 from training.labels.dictionary import labels_of_mentions, labels_of_report, mentions

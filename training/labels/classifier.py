@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from agent.core.labels import LABEL_NAMES
 from agent.core.preprocessing import Preprocessing
-from training.labels.published import labels_at
+from training.models.published import labels_at
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from agent.core.ecg import FloatArray
 from agent.core.labels import LABEL_NAMES, SSL_ORDER
 from agent.core.preprocessing import Preprocessing
-from training.labels.published import ssl_to_sl
 from training.models.kinds import NAMES, TASKS, UNITS_PER_MV, Codebook, Family, SLConfig, SSLConfig
+from training.models.published import ssl_to_sl
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL, Pretraining
 

@@ -26,6 +26,7 @@ from training.data import FORMATS, DatasetSettings, Recording, Source, WindowTab
 from training.data.describe import describe
 from training.data.recording import Pending
 from training.data.store import TABLE
+from training.labels import labels_of_report
 
 Write = Callable[..., object]
 
@@ -164,7 +165,7 @@ def test_reports_fill_only_what_the_source_leaves_unknown(tmp_path: Path, write_
     (archive / "records.csv").write_text("record,report,Afib\n1,Vorhofflimmern. Linksschenkelblock.,0\n2,,\n")
     source = Source("a", "wfdb", archive)
     with_reports, without = tmp_path / "with", tmp_path / "without"
-    prepare(with_reports, [source], DatasetSettings(labels_from_reports=True), progress=False)
+    prepare(with_reports, [source], DatasetSettings(labels_of_report=labels_of_report), progress=False)
     prepare(without, [source], DatasetSettings(), progress=False)
     af, lbbb = index_of("Afib"), index_of("Left bundle branch block")
     assert WindowTable.open(with_reports).labels[:, [af, lbbb]].tolist() == [[0, 1], [-1, -1]]

@@ -14,7 +14,7 @@ import torch
 from agent.core.labels import LABEL_NAMES
 from training.importers.bert import import_bert
 from training.importers.names import WeightsError
-from training.labels.published import bert_thresholds
+from training.models.published import bert_thresholds
 from training.models.weights import read_config
 
 transformers = pytest.importorskip("transformers")

@@ -26,8 +26,8 @@ from torch import nn
 from agent.core.labels import LABEL_NAMES, SSL_INDEX_FROM_SL, SSL_ORDER
 from training.importers.convert import Asked, Imported, import_file
 from training.importers.names import WeightsError
-from training.labels.published import ssl_to_sl, thresholds_sl, thresholds_ssl
 from training.models.kinds import SSLConfig
+from training.models.published import ssl_to_sl, thresholds_sl, thresholds_ssl
 from training.models.sl import DeepECGSL
 from training.models.ssl import DeepECGSSL
 from training.models.weights import in_label_order, load_network, read_config

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from agent.core.labels import LABEL_NAMES
 from training.importers.bert import import_bert
 from training.labels.classifier import ReportClassifier, padded, tensors_of, tokeniser_of
-from training.labels.published import bert_thresholds
+from training.models.published import bert_thresholds
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sinus", "##rhythm", "##us", "rhythm", "atrial", "fib", ".", ","]
 TEXTS = ["Sinus rhythm.", "atrial fib, sinusrhythmus", "", "sinus " * 700]

@@ -41,7 +41,7 @@ _CATEGORY_OF = {"Acute pericarditis": "PERICARDITIS"}
 
 
 def _read(name: str) -> dict[str, Any]:
-    text = (resources.files("training.labels") / "published" / f"{name}.json").read_text("utf-8")
+    text = (resources.files("training.models") / "published" / f"{name}.json").read_text("utf-8")
     read: dict[str, Any] = json.loads(text)
     return read
 
