@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agent.core.labels import LABEL_NAMES, LABELS, SSL_INDEX_FROM_SL, SSL_ORDER, index_of, normalised
-from training.labels import published
+from training.models import published
 
 
 def reference(fixtures_dir: Path, name: str) -> dict:
