@@ -36,11 +36,15 @@ MakeTable = Callable[..., WindowTable]
 MakeRecording = Callable[..., Recording]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def settled() -> None:
-    """One thread of torch: threads of such small networks wait for one another. Garbage is sought less often."""
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Of torch, for each test anew: threads of such small networks wait for one another, and commands set their own."""
     torch.set_num_threads(1)
-    # A million objects of imported libraries need not be looked through for garbage in each test of a training loop.
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_libraries() -> None:
+    """A million objects of imported libraries need not be looked through for garbage in each training loop."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
