@@ -14,6 +14,10 @@ from agent.core.hl7.acknowledgement import acknowledge, answers
 from agent.core.hl7.decode import decode as decode_hl7
 from agent.core.hl7.patient import BedMap
 from agent.core.mqtt import decode as mqtt
+from agent.core.mqtt.binary import BINARY_TYPE, encode_binary
+from agent.core.mqtt.block import ecg_block
+from agent.core.mqtt.document import CBOR_TYPE, JSON_TYPE, encode_cbor, encode_json
+from agent.core.mqtt.topic import TopicTemplate
 from agent.core.windows.settings import WindowingSettings
 from agent.core.windows.windower import Windower
 from agent.engines.bundles.bundle import Bundle
@@ -38,11 +42,11 @@ def feeds(bundle: Bundle) -> Numbers:
     beds = [f"site/icu/bed{i}" for i in range(_BEDS)]
     signal = synthesize(Rhythm.SINUS, _SECONDS + 10.0, _RATE, LEADS, seed=1)
     results: Numbers = {}
-    template = mqtt.TopicTemplate()
+    template = TopicTemplate()
     for name, encode, content_type in (
-        ("mqtt_binary", mqtt.encode_binary, mqtt.BINARY_TYPE),
-        ("mqtt_cbor", mqtt.encode_cbor, mqtt.CBOR_TYPE),
-        ("mqtt_json", mqtt.encode_json, mqtt.JSON_TYPE),
+        ("mqtt_binary", encode_binary, BINARY_TYPE),
+        ("mqtt_cbor", encode_cbor, CBOR_TYPE),
+        ("mqtt_json", encode_json, JSON_TYPE),
     ):
         rounds = [
             [
@@ -83,7 +87,7 @@ def feeds(bundle: Bundle) -> Numbers:
 def _block(bed: str, signal: FloatArray, second: int) -> Samples:
     n = int(_RATE)
     values = signal[:, second * n : (second + 1) * n]
-    return mqtt.ecg_block(
+    return ecg_block(
         bed, "monitor", dict(zip(LEADS, values, strict=True)), _RATE, start=_EPOCH + second, sequence=second
     )
 

@@ -22,7 +22,7 @@ import aiohttp
 
 from agent.core.ecg import Encounter
 from agent.core.errors import DeepECGError
-from agent.core.mqtt.decode import TopicTemplate
+from agent.core.mqtt.topic import TopicTemplate
 from agent.core.windows.settings import WindowingSettings
 from agent.demo import summary
 from agent.demo.broker import BrokerAddress, BrokerError, broker, free_port

@@ -20,8 +20,9 @@ import numpy as np
 from agent.core.ecg import Channel, ChannelKind, Encounter, FloatArray, Lead, Samples
 from agent.core.hl7 import mllp
 from agent.core.hl7.alert import parse_acknowledgement
+from agent.core.mqtt.binary import BINARY_TYPE, encode_binary
 from agent.core.mqtt.block import code_of_lead
-from agent.core.mqtt.decode import BINARY_TYPE, CBOR_TYPE, JSON_TYPE, encode_binary, encode_cbor, encode_json
+from agent.core.mqtt.document import CBOR_TYPE, JSON_TYPE, encode_cbor, encode_json
 from agent.mqtt.errors import MqttError
 from agent.mqtt.link import MqttLink
 from agent.simulator.monitors import CADENCE, hl7_message

@@ -18,7 +18,8 @@ import structlog
 from pydantic import Field, model_validator
 
 from agent.core.ecg import Alert
-from agent.core.mqtt.decode import JSON_TYPE, TemplateError, TopicTemplate
+from agent.core.mqtt.document import JSON_TYPE
+from agent.core.mqtt.topic import TemplateError, TopicTemplate
 from agent.mqtt.errors import MqttError, PublishRefusedError
 from agent.mqtt.link import MqttLink
 from agent.mqtt.settings import BrokerSettings

@@ -20,16 +20,9 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.core.ecg import Event, Fault, Samples
-from agent.core.mqtt.decode import (
-    DEFAULT_TOPIC,
-    Address,
-    Limits,
-    OffsetBinary,
-    PayloadError,
-    Reason,
-    TopicTemplate,
-    decode,
-)
+from agent.core.mqtt.block import Limits, OffsetBinary, PayloadError, Reason
+from agent.core.mqtt.decode import decode
+from agent.core.mqtt.topic import DEFAULT_TOPIC, Address, TopicTemplate
 from agent.mqtt.inbox import Message
 from agent.mqtt.link import MqttLink
 from agent.mqtt.settings import BrokerSettings

@@ -26,7 +26,7 @@ class ReplayError(DeepECGError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recording:
+class WfdbRecording:
     """One WFDB record, ready to be sent."""
 
     name: str
@@ -62,7 +62,7 @@ def channel_from_name(name: str, unit: str, rate: float) -> tuple[Channel, float
     return Channel(ChannelKind.OTHER, 0, name, ucum, rate), factor
 
 
-def read_record(path: Path) -> Recording:
+def read_record(path: Path) -> WfdbRecording:
     """A WFDB record; ``path`` with or without the ending ``.hea``.
 
     Raises:
@@ -90,7 +90,7 @@ def read_record(path: Path) -> Recording:
     values = tuple(
         np.ascontiguousarray(record.p_signal[:, i] * factor, np.float32) for i, (_, factor) in enumerate(made)
     )
-    return Recording(base.name, tuple(channel for channel, _ in made), values, rate, tuple(record.comments))
+    return WfdbRecording(base.name, tuple(channel for channel, _ in made), values, rate, tuple(record.comments))
 
 
 def records_under(path: Path) -> tuple[Path, ...]:
@@ -108,7 +108,7 @@ def records_under(path: Path) -> tuple[Path, ...]:
 
 
 def samples_from_recording(
-    recording: Recording, bed: str, device: str = _TRANSPORT, start: float = 0.0, seconds: float = 1.0
+    recording: WfdbRecording, bed: str, device: str = _TRANSPORT, start: float = 0.0, seconds: float = 1.0
 ) -> Iterator[Samples]:
     """The recording in blocks of ``seconds``, the last one as long as what is left. ``received`` is 0: the sender's.
 

@@ -44,8 +44,9 @@ from agent.core.hl7.decode import Decoded, decode, refuse
 from agent.core.hl7.dialect import Dialect
 from agent.core.hl7.message import HL7Error
 from agent.core.hl7.patient import BedMap
-from agent.core.mqtt.decode import JSON_TYPE, TopicTemplate
 from agent.core.mqtt.decode import decode as mqtt_decode
+from agent.core.mqtt.document import JSON_TYPE
+from agent.core.mqtt.topic import TopicTemplate
 from agent.engines.bundles.bundle import default_bundle
 from agent.mqtt.link import BrokerSettings, Message, MqttLink, PublishRefusedError
 from agent.ops.metrics import Metrics

@@ -1,131 +1,19 @@
-"""ECG over MQTT: topics, and the four payloads that a device may publish. Bytes in, `Samples` out.
+"""ECG over MQTT: the four payloads that a device may publish. Bytes in, `Samples` out.
 
 No standard exists for ECG over MQTT, so the agent defines one block of simultaneous channels in a compact binary form
-(`mqtt_binary`) and, by the same field names, in CBOR and JSON; the flat offset-binary JSON of simple 12-bit devices is
-read too (`mqtt_document`). The README, *Sending ECG over MQTT*, documents each byte for device makers.
+(`agent.core.mqtt.binary`) and, by the same field names, in CBOR and JSON; the flat offset-binary JSON of simple 12-bit
+devices is read too (`agent.core.mqtt.document`). `docs/mqtt.md` documents each byte for device makers.
 
 A payload is taken whole or not at all.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
 from agent.core.ecg import Encounter, Fault, Samples
-from agent.core.errors import DeepECGError
-from agent.core.mqtt.binary import BINARY_TYPE, MAGIC, decode_binary, encode_binary
-from agent.core.mqtt.block import Block, Limits, OffsetBinary, PayloadError, Reason, ecg_block, refused
-from agent.core.mqtt.document import (
-    CBOR_TYPE,
-    JSON_TYPE,
-    decode_document,
-    encode_cbor,
-    encode_json,
-    encode_offset_binary,
-    load_cbor,
-    load_json,
-)
-
-__all__ = [
-    "BINARY_TYPE",
-    "CBOR_TYPE",
-    "DEFAULT_TOPIC",
-    "JSON_TYPE",
-    "Address",
-    "Limits",
-    "OffsetBinary",
-    "PayloadError",
-    "Reason",
-    "TemplateError",
-    "TopicTemplate",
-    "decode",
-    "ecg_block",
-    "encode_binary",
-    "encode_cbor",
-    "encode_json",
-    "encode_offset_binary",
-]
-
-DEFAULT_TOPIC = "ward/v1/{site}/{unit}/{bed}/ecg/{device}"
-
-_PART = re.compile(r"[^/+#\x00-\x1f\x7f-\x9f]{1,64}")
-
-
-class TemplateError(DeepECGError, ValueError):
-    """A topic template of the configuration cannot be used; one sentence with the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Whom a topic speaks of."""
-
-    bed: str
-    """``site/unit/bed``."""
-    device: str
-
-
-class TopicTemplate:
-    """A topic with placeholders: ``{site}``, ``{unit}``, ``{bed}`` and ``{device}``, each a whole level.
-
-    Where the topic lacks one of site, unit or device, the constant given here stands in for it.
-
-    Raises:
-        TemplateError: unknown, repeated or missing placeholder, or a level that MQTT does not allow.
-    """
-
-    def __init__(self, text: str = DEFAULT_TOPIC, *, site: str = "", unit: str = "", device: str = "") -> None:
-        self.text = text
-        self._constants = {"site": site, "unit": unit, "device": device}
-        levels = text.split("/")
-        names = [level[1:-1] for level in levels if level.startswith("{") and level.endswith("}")]
-        for level in levels:
-            if level.startswith("{") and level.endswith("}"):
-                if level[1:-1] not in {"site", "unit", "bed", "device"}:
-                    raise TemplateError(
-                        f"topic {text!r}: {level} is none of {{site}}, {{unit}}, {{bed}} and {{device}}"
-                    )
-            elif not _PART.fullmatch(level) or "{" in level or "}" in level:
-                raise TemplateError(
-                    f"topic {text!r}: level {level!r} must be a plain word, or one placeholder by itself; "
-                    "wildcards are put in by the agent"
-                )
-        if len(set(names)) != len(names):
-            raise TemplateError(f"topic {text!r}: a placeholder comes twice; name each once")
-        if "bed" not in names:
-            raise TemplateError(f"topic {text!r}: no {{bed}}; without it the beds cannot be told apart")
-        for name in ("site", "unit"):
-            if name not in names and not _PART.fullmatch(self._constants[name]):
-                raise TemplateError(f"topic {text!r}: no {{{name}}}; add it, or set `{name}` in the configuration")
-        self._names = tuple(names)
-        self.filter = "/".join("+" if level.startswith("{") else level for level in levels)
-        """The subscription's filter: ``+`` for every placeholder."""
-        parts = (
-            f"(?P<{level[1:-1]}>{_PART.pattern})" if level.startswith("{") else re.escape(level) for level in levels
-        )
-        self._pattern = re.compile("/".join(parts))
-
-    def match(self, topic: str) -> Address | None:
-        """The bed and device of a topic; None where it is not one of this template's."""
-        if (found := self._pattern.fullmatch(topic)) is None:
-            return None
-        parts = self._constants | found.groupdict()
-        return Address(f"{parts['site']}/{parts['unit']}/{parts['bed']}", parts["device"])
-
-    def topic(self, bed: str, device: str = "") -> str:
-        """The topic of a bed ``site/unit/bed`` (and device).
-
-        Raises:
-            TemplateError: the bed is not of three plain levels, or the device is none.
-        """
-        levels = bed.split("/")
-        if len(levels) != 3:
-            raise TemplateError(f"a bed id has three levels, site/unit/bed, not {len(levels)}")
-        parts = dict(zip(("site", "unit", "bed"), levels, strict=True), device=device)
-        if not all(_PART.fullmatch(parts[name]) for name in self._names):
-            raise TemplateError("the levels of a bed id and a device must be plain words without / + # or controls")
-        return self.text.format_map(parts)
-
+from agent.core.mqtt.binary import BINARY_TYPE, MAGIC, decode_binary
+from agent.core.mqtt.block import Block, Limits, OffsetBinary, PayloadError, Reason, refused
+from agent.core.mqtt.document import CBOR_TYPE, JSON_TYPE, decode_document, load_cbor, load_json
+from agent.core.mqtt.topic import TopicTemplate
 
 _LIMITS = Limits()
 _OFFSET = OffsetBinary()

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from agent.config import ConfigError, load
 from agent.core.ecg import LEADS, Channel, ChannelKind, Encounter, EncounterEvent, FloatArray, Samples
 from agent.core.hl7 import mllp
+from agent.core.mqtt.binary import BINARY_TYPE, encode_binary
 from agent.core.mqtt.block import code_of_lead
-from agent.core.mqtt.decode import BINARY_TYPE, encode_binary
 from agent.demo.broker import free_port
 from agent.demo.receiver import Received, Receiver
 from agent.engines.bundles.bundle import BundleError, default_bundle

@@ -13,15 +13,10 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from agent.core.ecg import LEADS, Event, Fault, Lead, Samples
-from agent.core.mqtt.decode import (
-    BINARY_TYPE,
-    Address,
-    ecg_block,
-    encode_binary,
-    encode_cbor,
-    encode_json,
-    encode_offset_binary,
-)
+from agent.core.mqtt.binary import BINARY_TYPE, encode_binary
+from agent.core.mqtt.block import ecg_block
+from agent.core.mqtt.document import encode_cbor, encode_json, encode_offset_binary
+from agent.core.mqtt.topic import Address
 from agent.mqtt.link import MqttLink
 from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics, totals
