@@ -1,1 +1,1 @@
-"""The bundle's contract: its manifest, limits, derived engines, parity and the judge of an engine on trial."""
+"""The bundle's contract: its manifest, limits, derived engines, parity."""

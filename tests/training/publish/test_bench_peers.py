@@ -12,6 +12,7 @@ import torch
 from agent.engines.bundles.bundle import UNSIGNED, open_bundle
 from agent.engines.compile import ONNX
 from agent.engines.machine import this_machine
+from training.evaluation.resources import SAMPLES, macs
 from training.models.kinds import ConvBlock, SLConfig
 from training.models.sl import DeepECGSL
 from training.publish import bench_peers
@@ -58,7 +59,9 @@ def test_the_peak(capsys: pytest.CaptureFixture[str], precision: str) -> None:
 
 
 def test_the_published_sizes() -> None:
-    assert sum(p.numel() for p in network("sl").parameters()) == 1_508_235
+    sl = network("sl")
+    assert sum(p.numel() for p in sl.parameters()) == 1_508_235
+    assert 0.4e9 < 2 * macs(sl, SAMPLES) < 0.6e9  # multiply-accumulates count twice in FLOP
     assert sum(p.numel() for p in network("ssl").parameters()) == 90_432_461
     with pytest.raises(ValueError, match="take sl or ssl"):
         network("vgg")
