@@ -14,12 +14,12 @@ class ServingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     answer_within: float = Field(default=2.0, gt=0.0)
-    """Seconds from a window's last sample in which its answer is due. Further models and canaries only get time
+    """Seconds from a window's last sample in which its answer is due. Further models and engines on trial only get time
     that does not put this at risk."""
     expire_after: float = Field(default=30.0, gt=0.0)
     """Seconds from a window's last sample after which it is dropped and counted rather than answered too late."""
     shadow_queue: int = Field(default=64, ge=1, le=4096)
-    """Windows that may wait for a canary, and comparisons that may wait for their reader."""
+    """Windows that may wait for an engine on trial, and comparisons that may wait for their reader."""
 
     @model_validator(mode="after")
     def _in_time(self) -> Self:
