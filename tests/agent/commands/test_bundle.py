@@ -50,7 +50,6 @@ Run = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def _logs_stay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """These commands run in the tests' own process, whose logging is not theirs to set."""
-    monkeypatch.setattr("agent.commands.bundle.configure_logging", lambda level, form: None)
     with capture_logs():
         yield
 

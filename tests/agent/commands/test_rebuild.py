@@ -27,7 +27,6 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(autouse=True)
 def logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[MutableMapping[str, Any]]]:
     """These commands run in the tests' own process, whose logging is not theirs to set."""
-    monkeypatch.setattr("agent.commands.bundle.configure_logging", lambda level, form: None)
     with capture_logs() as said:
         yield said
 
