@@ -26,11 +26,9 @@ from agent.core.windows.settings import WindowingSettings
 from agent.engines.serving.settings import ModelSettings, ServingSettings
 from agent.engines.settings import EngineSettings
 from agent.ops.docstrings import attribute_docstrings
-from agent.sinks.hl7 import Hl7SinkSettings
-from agent.sinks.mqtt import MqttSinkSettings
-from agent.sinks.outbox import OutboxSettings
+from agent.sinks.settings import Hl7SinkSettings, MqttSinkSettings, OutboxSettings
 from agent.sources.hl7.settings import HL7SourceSettings
-from agent.sources.mqtt import MqttSourceSettings
+from agent.sources.mqtt_settings import MqttSourceSettings
 from agent.station.settings import StationSettings
 
 

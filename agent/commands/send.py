@@ -34,7 +34,7 @@ from agent.simulator.ecg import Rhythm, synthesize
 from agent.simulator.monitors import CADENCE, location
 from agent.simulator.players import Answer, PayloadKind, Signal, Tally, play_hl7, play_mqtt
 from agent.sources.hl7.settings import HL7SourceSettings
-from agent.sources.mqtt import MqttSourceSettings
+from agent.sources.mqtt_settings import MqttSourceSettings
 from agent.station.settings import StationSettings
 
 TEST_PATIENT = Encounter(patient_ids=("TEST^^^DEEPECG^PI",), family_name="TEST", given_name="TEST")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ def run(
     ],
 ) -> None:
     """Run the agent until it is told to stop (SIGTERM or SIGINT)."""
+    gc.disable()  # nothing of the start is garbage; `daemon.run` puts it out of the collector's sight and enables it
     settings = load(config)
     from agent.runtime import daemon  # behind the check: a mistake is told at once, not after all that serves
 

@@ -16,7 +16,6 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy import fft
 
 from agent.core.ecg import LEADS, FloatArray
 
@@ -113,6 +112,8 @@ def prepare(windows: FloatArray, rate: float, p: Preprocessing) -> FloatArray:
     ``rate`` is a whole number of Hz, lower or higher than ``p.rate`` (100–1000 Hz in practice). Raises ValueError if
     a rate is not whole or the array's shape does not fit.
     """
+    from scipy import fft  # a tenth of a second, which a command that filters nothing need not wait
+
     if windows.ndim != 3:
         raise ValueError(f"windows must have the shape (batch, leads, samples), not {windows.shape}.")
     batch, leads, n = windows.shape
@@ -150,6 +151,8 @@ def _flatten(x: FloatArray, rate: float, bands: tuple[tuple[float, float], ...])
     """
     if not bands:
         return x
+    from scipy import fft
+
     n = x.shape[-1]
     spectrum = fft.rfft(x, axis=-1, workers=1)
     magnitude, direction = np.abs(spectrum), np.exp(1j * np.angle(spectrum))

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -39,7 +40,9 @@ from agent.runtime.pipeline import Line
 from agent.runtime.rollout import Rollout, Ward
 from agent.sinks.database import OutboxError
 from agent.sinks.outbox import Outbox
-from agent.station.server import Station
+
+if TYPE_CHECKING:
+    from agent.station.server import Station
 
 log = structlog.get_logger()
 

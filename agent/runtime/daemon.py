@@ -1,4 +1,4 @@
-"""Composition root: the only file that builds objects, queues and tasks.
+"""Composition root: with `build` and `edges` the only files that build objects, queues and tasks.
 
 Start-up is written top to bottom inside one ``AsyncExitStack`` and one ``TaskGroup``; shutdown is its reverse, done by
 the language. A task that fails ends the process, and the service manager starts a new one: nothing limps on.
@@ -7,13 +7,14 @@ the language. A task that fails ends the process, and the service manager starts
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 import structlog
 
@@ -24,15 +25,7 @@ from agent.engines.serving.settings import ServingSettings
 from agent.ops.metrics import Metrics, totals
 from agent.ops.systemd import SystemdNotifier
 from agent.runtime.build import StartError, open_parts
-from agent.runtime.watchdog import watch
-from agent.sinks.hl7 import Hl7Sink
-from agent.sinks.mqtt import MqttSink
 from agent.sinks.outbox import Outbox
-from agent.sources.hl7.server import HL7Source
-from agent.sources.mqtt import MqttSource
-from agent.sources.replay import ReplaySource
-from agent.station.health import Health
-from agent.station.server import Station, StationInfo
 
 __all__ = ["StartError", "replay", "run", "run_until_signal"]
 
@@ -44,8 +37,6 @@ _PATIENCE = ServingSettings(answer_within=1e6, expire_after=1e6)
 """A recording waits for every answer."""
 _LAST_WORDS = 5.0
 """Seconds that a planned stop waits for receivers to take the last messages."""
-
-_Listener = TypeVar("_Listener", Station, HL7Source)
 
 
 async def run_until_signal(config: Config) -> None:
@@ -70,36 +61,34 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         systemd = stack.enter_context(SystemdNotifier())
         state = config.agent.state_dir
+        # The engine is compiled in a thread of its own, and most of that without Python; meanwhile this process imports
+        # the other half of what it needs, so that a ward waits for the longer of the two and not for their sum.
+        importing = asyncio.get_running_loop().run_in_executor(None, _import_edges)
         parts = await stack.enter_async_context(open_parts(config, metrics, names, state, remember=True))
-        manifest = parts.manifest
-        info = StationInfo(manifest, __version__, parts.batcher.engine, parts.further)
-        station = await _enter(stack, Station(config.station, metrics, info), "station")
-        for name, reason in parts.missing.items():
-            station.check(f"models.{name}", Health.DEGRADED, reason)
+        await importing
+        from agent.runtime import edges, watchdog
+
+        station = await edges.open_station(stack, config, metrics, parts)
         line = parts.line(metrics, station)
         await line.restore()
         rollout = parts.rollout(config, metrics, station) if config.rollout.enabled else None
-        sources: list[MqttSource | HL7Source] = []
-        if config.sources.hl7 is not None:
-            sources.append(await _enter(stack, HL7Source(config.sources.hl7, metrics), "sources.hl7"))
-        if config.sources.mqtt is not None:
-            sources.append(await stack.enter_async_context(MqttSource(config.sources.mqtt, metrics)))
-        sinks: list[MqttSink | Hl7Sink] = []
-        if config.sinks.hl7 is not None:
-            sinks.append(Hl7Sink(config.sinks.hl7, parts.outbox, metrics))
-        if config.sinks.mqtt is not None:
-            sinks.append(await stack.enter_async_context(MqttSink(config.sinks.mqtt, parts.outbox, metrics)))
+        sources = await edges.open_sources(stack, config, metrics)
+        sinks = await edges.open_sinks(stack, config, metrics, parts.outbox)
         async with asyncio.TaskGroup() as group:
             deliveries = [group.create_task(s.run(), name=type(s).__name__) for s in (parts.outbox, *sinks)]
             feeds = [group.create_task(s.run(queue), name=type(s).__name__) for s in sources]
             work = [
                 group.create_task(line.feed(queue), name="line"),
                 group.create_task(line.decide(), name="decide"),
-                group.create_task(watch(line, station, sources, sinks, systemd), name="watch"),
+                group.create_task(watchdog.watch(line, station, sources, sinks, systemd), name="watch"),
             ]
             if rollout is not None:
                 work.append(group.create_task(rollout.run(), name="rollout"))
-            log.info("agent_started", version=__version__, model=manifest.model_id, page=station.port)
+            # Libraries and engine stay for as long as the agent: a full collection, which stops every thread, need look at
+            # nothing but what the ward has made since.
+            gc.freeze()
+            gc.enable()
+            log.info("agent_started", version=__version__, model=parts.manifest.model_id, page=station.port)
             await stop.wait()
             systemd.stopping()
             log.info("agent_stopping")
@@ -114,6 +103,8 @@ async def run(config: Config, stop: asyncio.Event) -> None:
 
 async def replay(config: Config, path: Path, speed: float) -> dict[str, object]:
     """Run recorded ECG through the same line; no sinks, no page, an outbox of its own that goes with it."""
+    from agent.sources.replay import ReplaySource
+
     metrics = Metrics()
     # A recording can wait for the engine, so a bed's queue need not be short; `drain` keeps it so.
     engine = config.engine.model_copy(update={"queue_per_bed": 64})
@@ -154,13 +145,11 @@ async def replay(config: Config, path: Path, speed: float) -> dict[str, object]:
     }
 
 
-async def _enter(stack: AsyncExitStack, listener: _Listener, table: str) -> _Listener:
-    """Enter what listens on a port; a port that is taken is one sentence."""
-    try:
-        await stack.enter_async_context(listener)
-    except OSError as error:
-        raise StartError(f"[{table}] cannot listen ({error.strerror}); set another {table}.port or host") from error
-    return listener
+def _import_edges() -> None:
+    """Filters, page, sources and sinks: what is needed once the engine is there."""
+    import_module("scipy.fft")
+    import_module("agent.runtime.edges")
+    import_module("agent.runtime.watchdog")
 
 
 async def _drain(outbox: Outbox, seconds: float) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -21,7 +22,9 @@ from agent.engines.serving.batcher import Batcher
 from agent.ops.metrics import Metrics
 from agent.sinks.database import OutboxError
 from agent.sinks.outbox import Outbox
-from agent.station.server import Station
+
+if TYPE_CHECKING:
+    from agent.station.server import Station
 
 log = structlog.get_logger()
 

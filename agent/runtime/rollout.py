@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -44,7 +45,9 @@ from agent.engines.serving.batcher import Batcher
 from agent.engines.serving.model import Shadow
 from agent.engines.settings import EngineSettings
 from agent.ops.metrics import Metrics
-from agent.station.server import Station
+
+if TYPE_CHECKING:
+    from agent.station.server import Station
 
 log = structlog.get_logger()
 

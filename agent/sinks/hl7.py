@@ -23,68 +23,31 @@ import ssl
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Self
 from uuid import uuid4
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.core.ecg import Alert, Phase
 from agent.core.errors import DeepECGError
 from agent.core.hl7.alert import (
     Acknowledgement,
     AcknowledgementError,
-    Hl7AlertSettings,
     message_from_alert,
     parse_acknowledgement,
     watchdog_message,
 )
 from agent.core.hl7.mllp import Decoder, FrameTooLongError, encode
 from agent.ops.metrics import Metrics
-from agent.ops.tls import RotatingContext, TlsSettings, client_context
+from agent.ops.tls import RotatingContext, client_context
 from agent.sinks.database import OutboxError
 from agent.sinks.outbox import Outbox
+from agent.sinks.settings import Hl7SinkSettings
 
 log = structlog.get_logger()
 
 _SINK = "hl7"
 _BATCH = 32
 _ANSWER_LIMIT = 1 << 20
-
-
-class Hl7SinkSettings(BaseModel):
-    """A receiver of ORU^R40 over MLLP."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    host: str = Field(min_length=1, examples=["alerts.hospital.example"])
-    """Name or address of the alert manager."""
-    port: int = Field(ge=1, le=65535, examples=[2576])
-    """Its MLLP port."""
-    tls: TlsSettings | None = None
-    """TLS for this connection; without the table it is in the clear."""
-    acknowledge_within: float = Field(default=5.0, gt=0)
-    """Seconds in which the receiver must answer; then the connection is made anew and the message sent again."""
-    connect_within: float = Field(default=5.0, gt=0)
-    """Seconds in which a connection must stand, TLS included."""
-    reconnect_longest: float = Field(default=30.0, gt=0)
-    """Longest wait between two attempts to connect; the actual waits are random below that (full jitter)."""
-    retry_rejected: float = Field(default=60.0, gt=0, le=3600)
-    """Seconds before a message that the receiver rejected is sent again; doubles each time, up to an hour."""
-    watchdog_every: float = Field(default=0.0, ge=0)
-    """Seconds between watchdog messages (258047 MDC_EVT_ACTIVE), by which a receiver notices our loss; 0: none."""
-    message: Hl7AlertSettings = Hl7AlertSettings()
-    """What the messages call themselves and what they ask for."""
-
-    @model_validator(mode="after")
-    def _acknowledged(self) -> Self:
-        asked = {self.message.accept_acknowledgement, self.message.application_acknowledgement}
-        if not asked & {"AL", "SU"}:
-            raise ValueError(
-                "nothing would tell that an alert has arrived; set message.accept_acknowledgement or "
-                "message.application_acknowledgement to AL"
-            )
-        return self
 
 
 class _LostError(DeepECGError):

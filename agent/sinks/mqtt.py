@@ -15,17 +15,16 @@ from types import TracebackType
 from typing import Any, Self
 
 import structlog
-from pydantic import Field, model_validator
 
 from agent.core.ecg import Alert
 from agent.core.mqtt.document import JSON_TYPE
 from agent.core.mqtt.topic import TemplateError, TopicTemplate
 from agent.mqtt.errors import MqttError, PublishRefusedError
 from agent.mqtt.link import MqttLink
-from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics
 from agent.sinks.database import OutboxError
 from agent.sinks.outbox import Outbox
+from agent.sinks.settings import MqttSinkSettings
 
 log = structlog.get_logger()
 
@@ -33,26 +32,6 @@ ADVISORY = "Advisory only: not a medical device, not the primary alarm. Look at 
 SCHEMA = "deepecg-alert/1"
 _SINK = "mqtt"
 _BATCH = 32
-
-
-class MqttSinkSettings(BrokerSettings):
-    """A broker that takes the alerts as JSON at QoS 1."""
-
-    client_id: str = Field(default="deepecg-alerts", min_length=1, max_length=128)
-    """Our name with the broker; each connection of each agent needs its own, the same one after every restart."""
-    topic: str = "ward/v1/{site}/{unit}/{bed}/alert"
-    """Topic of a bed's alerts; {site}, {unit} and {bed} are whole levels."""
-    acknowledge_within: float = Field(default=10.0, gt=0)
-    """Seconds in which the broker must acknowledge a message; then the connection is made anew and it is sent again."""
-    retry_refused: float = Field(default=60.0, gt=0, le=3600)
-    """Seconds at most before a message that the broker refuses by itself (its ACL, a quota) is sent again."""
-    patient: bool = True
-    """Whether the messages name the patient: identifiers, name, visit, location."""
-
-    @model_validator(mode="after")
-    def _template_fits(self) -> Self:
-        TopicTemplate(self.topic, site="-", unit="-")
-        return self
 
 
 class MqttSink:

@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
 
 from agent.core.ecg import Alert
 from agent.sinks.database import LONGEST_HOLD, PRUNED_AT_ONCE, AlertDatabase, OutboxError
@@ -25,21 +24,6 @@ from agent.sinks.database import LONGEST_HOLD, PRUNED_AT_ONCE, AlertDatabase, Ou
 log = structlog.get_logger()
 
 _T = TypeVar("_T")
-
-
-class OutboxSettings(BaseModel):
-    """Where alerts are kept, and for how long."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: Path = Path("outbox.sqlite")
-    """The SQLite file; relative to the agent's state directory. It holds patient data: mode 0600, local disk only."""
-    keep_days: float = Field(default=30.0, gt=0)
-    """Alerts that every sink delivered are deleted after this many days; undelivered ones never are."""
-    max_bytes: int = Field(default=1 << 30, ge=1 << 20)
-    """Largest size of the file; when it is reached the agent reports itself unhealthy."""
-    backlog: int = Field(default=10_000, ge=1)
-    """Alert messages held in memory while the disk refuses them; beyond that the oldest are lost, with an error."""
 
 
 class Outbox:

@@ -53,7 +53,8 @@ from agent.ops.metrics import Metrics
 from agent.sinks.mqtt import message_from_alert as json_from_alert
 from agent.sources.hl7.server import HL7Source
 from agent.sources.hl7.settings import HL7SourceSettings, load_dialects
-from agent.sources.mqtt import MqttSource, MqttSourceSettings
+from agent.sources.mqtt import MqttSource
+from agent.sources.mqtt_settings import MqttSourceSettings
 
 Example = Callable[[str, str], str]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 
 from agent.core.ecg import FloatArray
 
@@ -98,6 +97,8 @@ def _without_t_waves(beats: NDArray[np.intp], narrow: NDArray[np.float64], hz: f
 
 def _qrs_band(x: NDArray[np.float64], hz: float) -> NDArray[np.float64]:
     """Zero-phase band-pass with the squared magnitude of a second-order Butterworth filter."""
+    from scipy.fft import irfft, next_fast_len, rfft, rfftfreq  # see `agent.core.preprocessing.prepare`
+
     n = next_fast_len(x.size + round(hz), real=True)  # a second of zeros, or the end would ring into the beginning
     f = rfftfreq(n, 1.0 / hz)
     f[0] = f[1] * 1e-3

@@ -18,7 +18,8 @@ from agent.simulator.monitors import CADENCE, bed_lookup
 from agent.simulator.players import Answer, PayloadKind, Signal, Tally, play_hl7, play_mqtt
 from agent.sources.hl7.server import HL7Source
 from agent.sources.hl7.settings import HL7SourceSettings
-from agent.sources.mqtt import MqttSource, MqttSourceSettings
+from agent.sources.mqtt import MqttSource
+from agent.sources.mqtt_settings import MqttSourceSettings
 
 BED = "demo/ward/01"
 RATE = 250.0

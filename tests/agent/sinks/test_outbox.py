@@ -17,7 +17,7 @@ import pytest
 
 from agent.core.ecg import Alert, Encounter, Phase, Priority
 from agent.sinks.database import OutboxError
-from agent.sinks.outbox import Outbox, OutboxSettings
+from agent.sinks.outbox import Outbox
 
 START = Alert(
     alert_id="a1",
@@ -264,8 +264,3 @@ def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
             return [alert.message_id for alert in await outbox.pending("hl7", 100)]
 
     assert asyncio.run(read()) == reported
-
-
-def test_the_settings_refuse_what_they_do_not_know() -> None:
-    with pytest.raises(ValueError, match="keep_day"):
-        OutboxSettings.model_validate({"keep_day": 3})

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from agent.core.ecg import LEADS, Event, Fault, Lead, Samples
@@ -20,7 +19,8 @@ from agent.core.mqtt.topic import Address
 from agent.mqtt.link import MqttLink
 from agent.mqtt.settings import BrokerSettings
 from agent.ops.metrics import Metrics, totals
-from agent.sources.mqtt import FaultLog, MqttSource, MqttSourceSettings
+from agent.sources.mqtt import FaultLog, MqttSource
+from agent.sources.mqtt_settings import MqttSourceSettings
 
 TOPIC = "ward/v1/north/icu/{}/ecg/monitor"
 
@@ -285,25 +285,3 @@ def test_two_devices_of_one_name_do_not_fill_the_log() -> None:
 
 
 # --- settings
-
-
-@pytest.mark.parametrize(
-    ("field", "content"),
-    [
-        ("topics", ["ward/{site}/{unit}"]),
-        ("topics", []),
-        ("topics", ["ward/{bed}"]),
-        ("qos", 2),
-        ("port", 0),
-        ("client_id", ""),
-        ("keepalive", 0),
-        ("no_such_key", 1),
-    ],
-)
-def test_bad_settings_are_refused(field: str, content: object) -> None:
-    with pytest.raises(ValidationError):
-        MqttSourceSettings.model_validate({field: content})
-
-
-def test_defaults() -> None:
-    assert MqttSourceSettings().templates()[0].filter == "ward/v1/+/+/+/ecg/+"
