@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 	$(BIN)/deepecg-agent demo --seconds $(DEMO_SECONDS) $(DEMO_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest $(TEST_ARGS)
+	$(BIN)/pytest -n auto --dist worksteal $(TEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
