@@ -84,8 +84,8 @@ async def run(config: Config, stop: asyncio.Event) -> None:
             ]
             if rollout is not None:
                 work.append(group.create_task(rollout.run(), name="rollout"))
-            # Libraries and engine stay as long as the agent: a full collection, which stops every thread, need look only
-            # at what the ward has made since.
+            # Libraries and engine stay as long as the agent: a full collection, which stops every thread, looks only at
+            # what the ward has made since.
             gc.freeze()
             gc.enable()
             log.info("agent_started", version=__version__, model=parts.manifest.model_id, page=station.port)
