@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from agent.core.ecg import Alert, Encounter, Phase, Priority
 from agent.demo.receiver import Misbehaviour, Received, Receiver
-from agent.ops.metrics import Metrics
+from agent.ops.metrics import Metrics, totals
 from agent.ops.tls import TlsSettings
 from agent.sinks.hl7 import Hl7Sink
 from agent.sinks.outbox import Outbox
@@ -60,8 +60,8 @@ class Ward:
     def __init__(self, outbox: Outbox, sink: Hl7Sink, metrics: Metrics) -> None:
         self.outbox, self.sink, self.metrics = outbox, sink, metrics
 
-    def count(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(f"deepecg_{name}_total", {"sink": "hl7", **labels}) or 0.0
+    def delivered(self) -> int:
+        return totals(self.metrics.delivered).get("hl7", 0)
 
     def failures(self) -> dict[str, float]:
         samples = next(iter(self.metrics.delivery_failures.collect())).samples
@@ -116,7 +116,7 @@ async def test_an_alert_arrives_once_with_all_that_it_says(tmp_path: Path) -> No
         assert "CANARY" not in str(start) and "PM" in str(start) and "h/icu/1" in str(start)
         await w.until_delivered()
         await asyncio.sleep(0.1)
-        assert w.count("delivered") == 2 and w.failures() == {} and w.sink.problem is None
+        assert w.delivered() == 2 and w.failures() == {} and w.sink.problem is None
         assert receiver.connections == 1 and receiver.messages == 2
         assert w.metrics.registry.get_sample_value("deepecg_undelivered", {"sink": "hl7"}) == 0
 
@@ -148,7 +148,7 @@ async def test_every_misbehaviour_ends_in_delivery(
         assert sorted(ids(receiver)) == ["7-1", "a-1", "a-2"]
         assert ids(receiver).index("a-1") < ids(receiver).index("a-2"), "in order within the alert"
         assert receiver.repeated == repeated
-        assert w.count("delivered") == 3
+        assert w.delivered() == 3
         assert set(w.failures()) - {"timeout"} <= ({reason} if reason else set())
         assert reason is None or w.failures()[reason] == 1
         assert w.sink.problem is None
@@ -163,7 +163,7 @@ async def test_a_late_answer_never_meets_the_next_message(tmp_path: Path) -> Non
     ):
         await w.outbox.commit([START, alert(7)])
         async with asyncio.timeout(10):
-            while w.failures().get("rejected_ae", 0) < 1 or w.count("delivered") < 1:
+            while w.failures().get("rejected_ae", 0) < 1 or w.delivered() < 1:
                 await asyncio.sleep(0.02)
         assert await w.outbox.undelivered("hl7") == 1
         assert w.failures()["timeout"] == 1 and receiver.connections == 2
@@ -175,7 +175,7 @@ async def test_one_refused_message_does_not_hold_back_other_alerts(tmp_path: Pat
         later = dataclasses.replace(refused, message_id="1-2", phase=Phase.END, active=False)
         await w.outbox.commit([refused, later, *[alert(n) for n in range(2, 12)]])
         async with asyncio.timeout(10):
-            while w.failures().get("rejected_ar", 0) < 3 or w.count("delivered") < 10:
+            while w.failures().get("rejected_ar", 0) < 3 or w.delivered() < 10:
                 await asyncio.sleep(0.02)
         assert await w.outbox.undelivered("hl7") == 2, "the refused one is not dropped, nor passed by its end"
         receiver.refuse = frozenset()
@@ -191,7 +191,7 @@ async def test_a_message_that_the_receiver_chokes_on_does_not_hold_back_other_al
     async with Choking() as receiver, ward(tmp_path, receiver.port) as w:
         await w.outbox.commit([alert(1, "Brugada"), *[alert(n) for n in range(2, 7)]])
         async with asyncio.timeout(15):
-            while w.count("delivered") < 5:
+            while w.delivered() < 5:
                 await asyncio.sleep(0.02)
         assert w.failures()["closed"] >= 1
 
@@ -288,7 +288,7 @@ PROGRAM = textwrap.dedent("""
     import asyncio, dataclasses, os, signal, sys, time
     from pathlib import Path
     from agent.core.ecg import Alert, Phase, Priority
-    from agent.ops.metrics import Metrics
+    from agent.ops.metrics import Metrics, totals
     from agent.sinks.hl7 import Hl7Sink
     from agent.sinks.settings import Hl7SinkSettings
     from agent.sinks.outbox import Outbox

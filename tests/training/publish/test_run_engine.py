@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def windows(tmp_path: Path) -> Path:
 
 
 def test_it_answers_as_here_and_tells_what_it_cost(made: Draft, windows: Path) -> None:
+    began = time.monotonic()
     ran = run_engine(made.path, 0, windows)
+    whole = time.monotonic() - began
     bundle = open_bundle(made.path, UNSIGNED)
     with OpenVinoEngine(bundle, bundle.manifest.engines[0]) as engine:
         np.testing.assert_allclose(ran.answers, engine.infer(np.load(windows)), atol=1e-6)
@@ -39,7 +42,7 @@ def test_it_answers_as_here_and_tells_what_it_cost(made: Draft, windows: Path) -
     assert list(ran.milliseconds) == [1, 8]
     assert all(value > 0 for value in ran.milliseconds.values())
     assert 20 < ran.memory_mb < 2000, "the interpreter, the library and the network, without torch"
-    assert 0 < ran.start_seconds < 60
+    assert 0 < ran.start_seconds < whole
 
 
 def test_no_windows_is_fine(made: Draft, tmp_path: Path) -> None:

@@ -575,7 +575,7 @@ async def test_an_engine_of_other_weights_is_not_taken(bundle: Bundle, watched: 
 async def test_a_shadow_is_compared_and_never_heard(
     bundle: Bundle, engine: Backend, watched: Watched, make_window: WindowMaker, sample: Sample
 ) -> None:
-    metrics = Metrics()
+    metrics, began = Metrics(), time.monotonic()
     async with ward_of(bundle, watched, metrics) as batcher:
         shadow = await batcher.shadow("small", lambda: nullcontext(Named(engine, "openvino-bf16")))
         with pytest.raises(EngineError, match="on trial for small already"):
@@ -595,11 +595,12 @@ async def test_a_shadow_is_compared_and_never_heard(
         assert [p.engine for p in await reader] == ["openvino-f32"]
     assert {p.engine for p in predictions} == {"openvino-f32"}
     assert [c.served for c in comparisons] == predictions
+    whole = time.monotonic() - began
     for c in comparisons:
         assert (c.shadow.engine, c.shadow.window) == ("openvino-bf16", c.served.window)
         np.testing.assert_allclose(c.shadow.probabilities, c.served.probabilities, atol=1e-6)
-        assert 0 < c.served_seconds < 5
-        assert 0 < c.shadow_seconds < 5
+        assert 0 < c.served_seconds < whole
+        assert 0 < c.shadow_seconds < whole
     assert sample(metrics, "deepecg_shadow_windows_total", model="small") == 6
     assert sample(metrics, "deepecg_model_windows_total", model="small") == 7
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,10 +33,11 @@ async def test_an_engine_is_tested_tried_and_closed_by_its_own_thread(bundle: Bu
         seen.append(("close", threading.get_ident()))
 
     keeper = Keeper(opener, bundle.manifest)
+    began = time.monotonic()
     engine = await keeper.open(60)
     assert (engine.name, engine.note) == ("openvino-f32", "")
     assert engine.seconds is not None
-    assert 0 < engine.seconds < 5
+    assert 0 < engine.seconds < time.monotonic() - began
     p = bundle.manifest.input.preprocessing
     found = engine.backend.infer(prepare(bundle.golden_windows, p.rate, p))  # from another thread
     np.testing.assert_allclose(found, bundle.golden_probabilities, atol=1e-4)
