@@ -22,7 +22,7 @@ from agent.core.hl7.alarm import EVENT, MDC_EVT_ACTIVE, PHASE, PRIORITY, STATE, 
 from agent.core.hl7.message import HL7Error, Message, Segment, epoch, parse
 from agent.core.hl7.mllp import Decoder, FrameTooLongError, encode
 from agent.core.hl7.segments import MSH, OBR, OBX, PID, PV1
-from agent.ops.tls import TlsSettings, server_context
+from agent.ops.tls import TlsSettings, abort, server_context
 
 _COLOURS = {"PH": "!!!", "PM": "!! ", "PL": "!  ", "PN": "   "}  # IEC 60601-1-8 marks
 _REMEMBERED = 100_000
@@ -138,7 +138,7 @@ class Receiver:
     def drop(self) -> None:
         """Break every connection, as a receiver that restarts."""
         for writer in self._writers:
-            writer.transport.abort()
+            abort(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -152,7 +152,7 @@ class Receiver:
                             return
         finally:
             self._writers.discard(writer)
-            writer.transport.abort()
+            abort(writer)
 
     async def _answer(self, message: bytes, writer: asyncio.StreamWriter) -> bool:
         """Take one message and answer it; False where the connection is to be closed."""

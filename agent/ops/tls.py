@@ -6,8 +6,10 @@ context is made for new connections, and connections that are open keep the one 
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,6 +19,16 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from agent.core.errors import DeepECGError
 
 log = structlog.get_logger()
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, TLS or not, without waiting for the peer; one that is closed already is left alone.
+
+    asyncio before Python 3.11.4 (Debian 12 has 3.11.2) forgets the protocol of a TLS transport that is closed twice. To
+    abort it then is an AttributeError, which would end every connection beside it.
+    """
+    with suppress(AttributeError):
+        writer.transport.abort()
 
 
 class TlsSettings(BaseModel):

@@ -38,7 +38,7 @@ from agent.core.hl7.alert import (
 )
 from agent.core.hl7.mllp import Decoder, FrameTooLongError, encode
 from agent.ops.metrics import Metrics
-from agent.ops.tls import RotatingContext, client_context
+from agent.ops.tls import RotatingContext, abort, client_context
 from agent.sinks.database import OutboxError
 from agent.sinks.outbox import Outbox
 from agent.sinks.settings import Hl7SinkSettings
@@ -243,7 +243,7 @@ class _Connection:
         return self._reader.at_eof() or self._writer.is_closing()
 
     def close(self) -> None:
-        self._writer.transport.abort()
+        abort(self._writer)
 
     def take_strangers(self) -> dict[str, int]:
         taken, self._strangers = self._strangers, {}

@@ -20,7 +20,7 @@ import structlog
 
 from agent.core.ecg import Event
 from agent.ops.metrics import Metrics
-from agent.ops.tls import RotatingContext, peer_names, server_context
+from agent.ops.tls import RotatingContext, abort, peer_names, server_context
 from agent.sources.hl7.session import Note, NoteKind, Rules, Session, State
 from agent.sources.hl7.settings import HL7SourceSettings, Peer
 
@@ -199,7 +199,7 @@ class HL7Source:
             async with asyncio.timeout(self._settings.write_seconds):
                 await writer.drain()
         except TimeoutError:
-            transport.abort()
+            abort(writer)
             seconds = self._settings.write_seconds
             raise TimeoutError(f"the peer read no acknowledgement within {seconds:.0f} s") from None
 
@@ -244,4 +244,4 @@ async def _closed(writer: asyncio.StreamWriter) -> None:
             async with asyncio.timeout(1.0):
                 await writer.wait_closed()
         finally:
-            writer.transport.abort()
+            abort(writer)

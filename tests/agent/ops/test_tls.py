@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from agent.ops.tls import RotatingContext, TlsError, TlsSettings, client_context, peer_names, server_context
+from agent.ops.tls import RotatingContext, TlsError, TlsSettings, abort, client_context, peer_names, server_context
 
 
 def handshake(client: ssl.SSLContext, server: ssl.SSLContext, host: str = "server") -> tuple[str, ...]:
@@ -128,3 +129,28 @@ def test_an_encrypted_key_without_its_password_is_an_error_and_no_prompt(authori
 def test_names_of_nobody() -> None:
     assert peer_names(None) == ()
     assert peer_names({}) == ()
+
+
+async def test_a_connection_that_was_closed_twice_can_be_aborted(authorities: Any) -> None:
+    """Debian 12's Python could not: one disconnected gateway ended the whole HL7 listener."""
+    authority = authorities("ca")
+    ended: asyncio.Queue[None] = asyncio.Queue()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        for _ in range(2):
+            writer.close()
+        for _ in range(2):
+            abort(writer)
+        ended.put_nowait(None)
+
+    async with await asyncio.start_server(
+        serve, "127.0.0.1", 0, ssl=server_context(authority.issue("server"))
+    ) as server:
+        port = server.sockets[0].getsockname()[1]
+        context = client_context(authority.issue("gateway"))
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="server")
+        writer.close()
+        async with asyncio.timeout(60):
+            await ended.get()
+    abort(writer)
