@@ -52,8 +52,19 @@ class Metrics:
     """The agent's metrics. ``transport`` is ``mqtt``, ``hl7`` or ``replay``; ``sink`` is ``mqtt`` or ``hl7``."""
 
     def __init__(self) -> None:
-        r = self.registry = CollectorRegistry()
-        ProcessCollector(registry=r)
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._feeds(self.registry)
+        self._engines(self.registry)
+        self._models(self.registry)
+        self._alerts(self.registry)
+
+    def render(self) -> bytes:
+        """The registry in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _feeds(self, r: CollectorRegistry) -> None:
+        """From a sender's bytes to windows."""
         self.messages = Counter("deepecg_messages", "Messages read", ["transport"], registry=r)
         self.faults = Counter("deepecg_faults", "Messages or channels refused", ["transport", "reason"], registry=r)
         self.duplicates = Counter("deepecg_duplicates", "Blocks that came again", ["transport"], registry=r)
@@ -71,6 +82,9 @@ class Metrics:
         self.windowing = Counter("deepecg_windowing", "What windowing put right or refused", ["kind"], registry=r)
         self.windows_dropped = Counter("deepecg_windows_dropped", "Windows dropped", ["reason"], registry=r)
         self.beds = Gauge("deepecg_beds", "Beds with a live feed", registry=r)
+
+    def _engines(self, r: CollectorRegistry) -> None:
+        """From windows to answers, all models together."""
         self.queue = Gauge("deepecg_queue", "Windows that wait for the engine", registry=r)
         self.batch_size = Histogram(
             "deepecg_batch_size", "Windows in a batch", registry=r, buckets=(1, 2, 4, 8, 16, 32)
@@ -78,7 +92,13 @@ class Metrics:
         self.inference = Histogram(
             "deepecg_inference_seconds", "Filter and infer one batch", registry=r, buckets=_LATENCY
         )
-        # By model: the first one's are what those above say of it, and what only models have.
+        to_prediction = "Last sample of a window (its arrival) to its prediction"
+        self.prediction_latency = Latency(
+            Histogram("deepecg_prediction_latency_seconds", to_prediction, registry=r, buckets=_LATENCY)
+        )
+
+    def _models(self, r: CollectorRegistry) -> None:
+        """The same by model, and what becomes of their engines."""
         model = ["model"]
         self.model_windows = Counter("deepecg_model_windows", "Windows answered, by model", model, registry=r)
         self.model_late = Counter(
@@ -124,11 +144,10 @@ class Metrics:
         self.shadow_dropped = Counter(
             "deepecg_shadow_windows_dropped", "Windows not compared", ["model", "reason"], registry=r
         )
-        to_prediction = "Last sample of a window (its arrival) to its prediction"
+
+    def _alerts(self, r: CollectorRegistry) -> None:
+        """From answers to receivers, and the whole."""
         to_alert = "Last sample of a window (its arrival) to its committed alert"
-        self.prediction_latency = Latency(
-            Histogram("deepecg_prediction_latency_seconds", to_prediction, registry=r, buckets=_LATENCY)
-        )
         self.alert_latency = Latency(Histogram("deepecg_alert_latency_seconds", to_alert, registry=r, buckets=_LATENCY))
         self.alerts = Counter("deepecg_alerts", "Alert messages committed", ["label", "phase"], registry=r)
         self.alerts_suppressed = Counter("deepecg_alerts_suppressed", "Findings not alerted", ["reason"], registry=r)
@@ -141,7 +160,3 @@ class Metrics:
         self.undelivered = Gauge("deepecg_undelivered", "Alert messages that wait for delivery", ["sink"], registry=r)
         self.frames_dropped = Counter("deepecg_page_frames_dropped", "Frames a slow page viewer lost", registry=r)
         self.healthy = Gauge("deepecg_healthy", "1 while every part of the line works", registry=r)
-
-    def render(self) -> bytes:
-        """The registry in Prometheus' text format."""
-        return generate_latest(self.registry)
