@@ -42,7 +42,9 @@ def free_port() -> int:
 
 
 def environment(tree: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
+    found = {**os.environ, "PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
+    found.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode beside it
+    return found
 
 
 def processor_seconds(pid: int) -> float:
