@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_SECONDS ?= 0
+# Half of a test's time is waiting, so there are more workers than cores; each takes up to 1.5 GB.
+TEST_WORKERS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 BIN := $(VENV)/bin
 # What is installed: the tree itself for people, a built wheel for CI (make test PACKAGE=dist/x.whl).
 PACKAGE ?= .
@@ -17,7 +19,7 @@ demo: $(VENV)/.demo
 	$(BIN)/deepecg-agent demo --seconds $(DEMO_SECONDS) $(DEMO_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n auto --dist worksteal $(TEST_ARGS)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal $(TEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
